@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a segmentation run hands over: results as frozen dataclasses, free of torch.
+
+The uncertainty maps are those of Section 3.6, Eqs. 33-35, with the signs put right: total is the entropy of
+the mean probabilities, aleatoric the mean entropy, epistemic their difference (the mutual information), in nats.
+Everything lies on the grid of the first input, so no reader of a prediction has to resample anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from DIANetLib.structures import Structure
+    from DIANetLib.volume import Geometry, Volume
+
+__all__ = ["UNCERTAINTY_KINDS", "Box", "ModelRef", "Prediction", "Progress"]
+
+#: Keys of `Prediction.uncertainty` that every prediction has; "heteroscedastic" is there where the network
+#: has a log-variance head.
+UNCERTAINTY_KINDS = ("total", "aleatoric", "epistemic")
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned box in world coordinates, LPS mm.
+
+    Attributes:
+        lo: Corner with the smallest coordinates (L, P, S), mm.
+        hi: Corner with the largest coordinates (L, P, S), mm.
+
+    Raises:
+        ValueError: A coordinate is not finite, or `hi` does not exceed `lo` along every axis.
+    """
+
+    lo: tuple[float, float, float]
+    hi: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        low, high = (tuple(float(value) for value in corner) for corner in (self.lo, self.hi))
+        if len(low) != 3 or len(high) != 3:
+            raise ValueError(f"expected two corners of 3 coordinates, got {self.lo} and {self.hi}")
+        if not np.isfinite((low, high)).all() or not all(a < b for a, b in zip(low, high, strict=True)):
+            raise ValueError(
+                f"expected a box whose upper corner exceeds its lower one along every axis, "
+                f"got lo={self.lo}, hi={self.hi} (LPS mm)"
+            )
+        object.__setattr__(self, "lo", low)
+        object.__setattr__(self, "hi", high)
+
+    @property
+    def center(self) -> tuple[float, float, float]:
+        """Centre of the box, LPS mm."""
+        x, y, z = ((a + b) / 2.0 for a, b in zip(self.lo, self.hi, strict=True))
+        return x, y, z
+
+    @property
+    def size_mm(self) -> tuple[float, float, float]:
+        """Edge lengths along L, P and S in mm."""
+        x, y, z = (b - a for a, b in zip(self.lo, self.hi, strict=True))
+        return x, y, z
+
+    @property
+    def corners(self) -> np.ndarray:
+        """The eight corners, shape (8, 3), LPS mm."""
+        ends = np.array([self.lo, self.hi])
+        pick = np.indices((2, 2, 2)).reshape(3, 8).T
+        return ends[pick, np.arange(3)]
+
+    def expanded(self, margin_mm: float) -> Box:
+        """The box grown by `margin_mm` on every side."""
+        x0, y0, z0 = (value - margin_mm for value in self.lo)
+        x1, y1, z1 = (value + margin_mm for value in self.hi)
+        return Box((x0, y0, z0), (x1, y1, z1))
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Which of the LPS `points`, shape (..., 3), lie in the box (border included); bool, shape (...)."""
+        points = np.asarray(points, dtype=np.float64)
+        return np.logical_and(points >= self.lo, points <= self.hi).all(axis=-1)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which model made a result: enough to find it again and to notice that it changed.
+
+    Attributes:
+        name: Bundle name, e.g. "hippocampus".
+        version: Version in the bundle's metadata.
+        sha256: Hash of the weight file, hexadecimal.
+    """
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of a running job.
+
+    Attributes:
+        stage: What is being done, e.g. "localise", "segment", "explain".
+        done: Steps finished.
+        total: Steps of this stage.
+    """
+
+    stage: str
+    done: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the stage that is done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A segmentation with its uncertainty, on the grid of the first input.
+
+    Attributes:
+        geometry: Grid of every volume in here.
+        structures: What was looked for; background is not listed. Keys of the mappings below are
+            `Structure.key`.
+        labels: uint8 labelmap, 0 is background, else `Structure.value`.
+        uncertainty: float32 maps in nats under "total", "aleatoric", "epistemic" (Eqs. 33 and 35), and
+            "heteroscedastic" (mean logit variance, no unit) where the network has a log-variance head.
+        variance: Per structure the variance of its probability over the samples (Eq. 34), float32, 0 to 0.25.
+        confidence: Mean calibrated probability of the structure over its own voxels, 0 to 1; None if empty.
+        expected_dice: Dice to be expected from the calibrated probabilities,
+            2 * sum of p over the mask / (voxels of the mask + sum of p); None if the structure is empty.
+        volumes_ml: Volume in ml.
+        error_probability: Calibrated 1 - max p, float32, 0 to 1.
+        samples: Stochastic passes; 0 is one plain pass, whose epistemic part is zero.
+        device: Where the network ran, e.g. "cpu" or "cuda:0 (NVIDIA ...)".
+        timings: Seconds per stage, in order.
+        warnings: Sentences for the user.
+        regions_of_interest: What the network looked at, LPS mm; empty when it saw the whole volume.
+        model: The model that segmented.
+        probabilities: Mean probability per structure, float32, only on request.
+        localiser: The model that found the regions of interest, if one did.
+    """
+
+    geometry: Geometry
+    structures: tuple[Structure, ...]
+    labels: Volume
+    uncertainty: Mapping[str, Volume]
+    variance: Mapping[str, Volume]
+    confidence: Mapping[str, float | None]
+    expected_dice: Mapping[str, float | None]
+    volumes_ml: Mapping[str, float]
+    error_probability: Volume
+    samples: int
+    device: str
+    timings: Mapping[str, float]
+    warnings: tuple[str, ...]
+    regions_of_interest: tuple[Box, ...]
+    model: ModelRef
+    probabilities: Mapping[str, Volume] | None = None
+    localiser: ModelRef | None = None
+
+    def __post_init__(self) -> None:
+        missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]
+        if missing:
+            raise ValueError(
+                f"a prediction holds {', '.join(UNCERTAINTY_KINDS)} uncertainty; missing: {', '.join(missing)}"
+            )
+        keys = {structure.key for structure in self.structures}
+        for name in ("variance", "confidence", "expected_dice", "volumes_ml"):
+            if set(getattr(self, name)) != keys:
+                raise ValueError(
+                    f"Prediction.{name} must have one entry per structure ({', '.join(sorted(keys))}), "
+                    f"got {', '.join(sorted(getattr(self, name))) or 'none'}"
+                )
+        volumes = [self.labels, self.error_probability, *self.uncertainty.values(), *self.variance.values()]
+        for volume in [*volumes, *(self.probabilities or {}).values()]:
+            if volume.array.shape != self.geometry.shape:
+                raise ValueError(
+                    f"every volume of a prediction lies on its grid {self.geometry.shape} (k, j, i), "
+                    f"got {volume.name or 'a volume'} of shape {volume.array.shape}"
+                )
+
+    def structure(self, key: str) -> Structure:
+        """The structure called `key`.
+
+        Raises:
+            KeyError: No structure has this key; the message lists those there are.
+        """
+        for structure in self.structures:
+            if structure.key == key:
+                return structure
+        raise KeyError(f"no structure '{key}'; there are {', '.join(s.key for s in self.structures)}")
