@@ -2,7 +2,8 @@
 """What a segmentation run hands over: results as frozen dataclasses, free of torch.
 
 The uncertainty maps are those of Section 3.6, Eqs. 33-35, with the signs put right: total is the entropy of
-the mean probabilities, aleatoric the mean entropy, epistemic their difference (the mutual information), in nats.
+the mean probabilities, aleatoric the mean entropy, epistemic their difference (the mutual information), all in
+nats.
 Everything lies on the grid of the first input, so no reader of a prediction has to resample anything.
 """
 
@@ -167,7 +168,7 @@ class Prediction:
         missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]
         if missing:
             raise ValueError(
-                f"a prediction holds {', '.join(UNCERTAINTY_KINDS)} uncertainty; missing: {', '.join(missing)}"
+                f"a prediction holds the maps {', '.join(UNCERTAINTY_KINDS)}, missing {', '.join(missing)}"
             )
         keys = {structure.key for structure in self.structures}
         for name in ("variance", "confidence", "expected_dice", "volumes_ml"):
