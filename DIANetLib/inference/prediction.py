@@ -2,9 +2,8 @@
 """What a segmentation run hands over: results as frozen dataclasses, free of torch.
 
 The uncertainty maps are those of Section 3.6, Eqs. 33-35, with the signs put right: total is the entropy of
-the mean probabilities, aleatoric the mean entropy, epistemic their difference (the mutual information), all in
-nats.
-Everything lies on the grid of the first input, so no reader of a prediction has to resample anything.
+the mean probabilities, aleatoric the mean entropy, epistemic their difference (the mutual information), in
+nats. Everything lies on the grid of the first input, so no reader has to resample anything.
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
+
+from DIANetLib.errors import InputError
 
 if TYPE_CHECKING:
     from DIANetLib.structures import Structure
@@ -35,7 +37,7 @@ class Box:
         hi: Corner with the largest coordinates (L, P, S), mm.
 
     Raises:
-        ValueError: A coordinate is not finite, or `hi` does not exceed `lo` along every axis.
+        InputError: A coordinate is not finite, or `hi` does not exceed `lo` along every axis.
     """
 
     lo: tuple[float, float, float]
@@ -44,11 +46,11 @@ class Box:
     def __post_init__(self) -> None:
         low, high = (tuple(float(value) for value in corner) for corner in (self.lo, self.hi))
         if len(low) != 3 or len(high) != 3:
-            raise ValueError(f"expected two corners of 3 coordinates, got {self.lo} and {self.hi}")
+            raise InputError(f"A box has two corners of 3 coordinates each, got {self.lo} and {self.hi}.")
         if not np.isfinite((low, high)).all() or not all(a < b for a, b in zip(low, high, strict=True)):
-            raise ValueError(
-                f"expected a box whose upper corner exceeds its lower one along every axis, "
-                f"got lo={self.lo}, hi={self.hi} (LPS mm)"
+            raise InputError(
+                "The upper corner of a box must exceed its lower corner along every axis,"
+                f" got {self.lo} to {self.hi} (LPS mm)."
             )
         object.__setattr__(self, "lo", low)
         object.__setattr__(self, "hi", high)
@@ -66,11 +68,11 @@ class Box:
         return x, y, z
 
     @property
-    def corners(self) -> np.ndarray:
+    def corners(self) -> npt.NDArray[np.float64]:
         """The eight corners, shape (8, 3), LPS mm."""
         ends = np.array([self.lo, self.hi])
         pick = np.indices((2, 2, 2)).reshape(3, 8).T
-        return ends[pick, np.arange(3)]
+        return np.asarray(ends[pick, np.arange(3)])
 
     def expanded(self, margin_mm: float) -> Box:
         """The box grown by `margin_mm` on every side."""
@@ -78,10 +80,11 @@ class Box:
         x1, y1, z1 = (value + margin_mm for value in self.hi)
         return Box((x0, y0, z0), (x1, y1, z1))
 
-    def contains(self, points: np.ndarray) -> np.ndarray:
+    def contains(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Which of the LPS `points`, shape (..., 3), lie in the box (border included); bool, shape (...)."""
-        points = np.asarray(points, dtype=np.float64)
-        return np.logical_and(points >= self.lo, points <= self.hi).all(axis=-1)
+        at = np.asarray(points, dtype=np.float64)
+        within = (at >= np.asarray(self.lo)) & (at <= np.asarray(self.hi))
+        return np.asarray(within.all(axis=-1))
 
 
 @dataclass(frozen=True)
