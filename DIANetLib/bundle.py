@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model folders in MONAI Bundle layout: finding, checking, loading and writing them.
+
+    NAME/LICENSE
+    NAME/configs/metadata.json      MONAI's keys and the section "dianet" (`bundle_schema`)
+    NAME/configs/inference.json     for other MONAI tools; DIANet never evaluates it
+    NAME/docs/README.md             the model card
+    NAME/models/model.safetensors   the weights, float16 or float32
+
+Loading reads two files, JSON and safetensors, and executes nothing from the folder: no pickles, no
+TorchScript, no expressions of a config. Every file that isn't as it should be gets a `BundleError` with a
+sentence. torch is imported when weights are loaded, not when models are listed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from DIANetLib.bundle_export import make_metadata, save_bundle
+from DIANetLib.bundle_schema import FORMAT_VERSION, BundleMetadata, LocaliserSpec, ModalitySpec
+from DIANetLib.bundle_weights import (
+    METADATA,
+    REINSTALL,
+    WEIGHTS,
+    build_network,
+    first_line,
+    parsed,
+    verify_weights,
+)
+from DIANetLib.errors import BundleError
+from DIANetLib.inference.prediction import ModelRef
+from DIANetLib.structures import Structure
+
+if TYPE_CHECKING:
+    import torch
+
+    from DIANetLib.network import DIANet, NetworkConfig
+    from DIANetLib.preprocess import PreprocessConfig
+
+__all__ = [
+    "BundleEntry",
+    "LoadedModel",
+    "list_bundles",
+    "load_bundle",
+    "make_metadata",
+    "read_metadata",
+    "save_bundle",
+    "search_paths",
+    "verify_weights",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A checked model folder; the network is built at the first call of `network` and kept.
+
+    Attributes:
+        metadata: All of `configs/metadata.json`.
+        path: The folder.
+        sha256: Hash of the weight file, equal to the one in the metadata.
+    """
+
+    metadata: BundleMetadata
+    path: Path
+    sha256: str
+    _networks: dict[str, DIANet] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.metadata.dianet.name
+
+    @property
+    def version(self) -> str:
+        """Version of the model."""
+        return self.metadata.version
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name, version and hash, as results carry them."""
+        return ModelRef(self.name, self.version, self.sha256)
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """What the network's output channels 1, 2, ... stand for."""
+        return self.metadata.dianet.structures
+
+    @property
+    def modalities(self) -> tuple[ModalitySpec, ...]:
+        """What the network's input channels stand for."""
+        return self.metadata.dianet.modalities
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """Voxels (i, j, k) of the sliding window."""
+        return self.metadata.dianet.window
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by."""
+        return self.metadata.dianet.temperature
+
+    @property
+    def localiser(self) -> LocaliserSpec | None:
+        """Which other model finds the region to look at."""
+        return self.metadata.dianet.localiser
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """How an image is prepared.
+
+        Raises:
+            BundleError: The metadata's fields are not those of `PreprocessConfig`.
+        """
+        return parsed(self.metadata.dianet.preprocess_config, self.path, "dianet.preprocess")
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """What the network is made of.
+
+        Raises:
+            BundleError: The metadata's fields are not those of `NetworkConfig`.
+        """
+        return parsed(self.metadata.dianet.network_config, self.path, "dianet.network")
+
+    def load_localiser(self) -> LoadedModel | None:
+        """The model that finds the region, looked for beside this one and then by name; None without one.
+
+        Raises:
+            BundleError: It is not there or not usable.
+        """
+        if self.localiser is None:
+            return None
+        beside = self.path.parent / self.localiser.model
+        try:
+            return load_bundle(beside if beside.is_dir() else self.localiser.model)
+        except BundleError as error:
+            raise BundleError(
+                f"The model {self.name!r} needs the model {self.localiser.model!r} to find the region to look"
+                f" at. {error.message}",
+                remedy=error.remedy,
+            ) from error
+
+    def network(self, device: str | torch.device = "cpu") -> DIANet:
+        """The network with its weights as float32, in evaluation mode, on `device`.
+
+        Raises:
+            BundleError: The weights are damaged or belong to another architecture.
+        """
+        key = str(device)
+        if key not in self._networks:
+            self._networks[key] = build_network(self.path, self.metadata.dianet).to(device)
+        return self._networks[key]
+
+    def release(self) -> None:
+        """Forget the networks, so that their memory can be used for something else."""
+        self._networks.clear()
+
+
+@dataclass(frozen=True)
+class BundleEntry:
+    """A folder among the models.
+
+    Attributes:
+        name: The folder's name.
+        path: The folder.
+        metadata: What the folder says of itself; None if that cannot be read.
+        problem: Why the model cannot be used; None if nothing was found.
+    """
+
+    name: str
+    path: Path
+    metadata: BundleMetadata | None
+    problem: str | None = None
+
+
+def search_paths() -> tuple[Path, ...]:
+    """Folders that hold models: those in `$DIANET_MODELS`, then the ones that came with DIANet."""
+    own = [Path(entry) for entry in os.environ.get("DIANET_MODELS", "").split(os.pathsep) if entry]
+    package = Path(__file__).resolve().parent
+    shipped = [package.parent / "Resources" / "Models", package / "Resources" / "Models"]
+    return tuple(dict.fromkeys([*own, *(folder for folder in shipped if folder.is_dir())]))
+
+
+def list_bundles(paths: Sequence[Path] | None = None, *, verify: bool = False) -> tuple[BundleEntry, ...]:
+    """List the models in `paths` (default: `search_paths()`), usable or not; the first of a name wins.
+
+    Args:
+        paths: Folders of model folders.
+        verify: Also hash the weights, which reads them whole.
+    """
+    entries: dict[str, BundleEntry] = {}
+    for folder in search_paths() if paths is None else paths:
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            if path.name in entries or path.name.startswith(".") or not (path / "configs").is_dir():
+                continue
+            metadata, problem = None, None
+            try:
+                metadata = read_metadata(path)
+                verify_weights(path, metadata.dianet, hashed=verify)
+            except BundleError as error:
+                problem = str(error)
+            entries[path.name] = BundleEntry(path.name, path, metadata, problem)
+    return tuple(entries.values())
+
+
+def load_bundle(model: str | Path) -> LoadedModel:
+    """Find and check a model folder; nothing in it is executed.
+
+    Args:
+        model: Name of a model in `search_paths()`, or a folder.
+
+    Raises:
+        BundleError: There is no such model, or the folder is incomplete, tampered with, damaged or foreign.
+    """
+    path = _find(model)
+    metadata = read_metadata(path)
+    verify_weights(path, metadata.dianet)
+    return LoadedModel(metadata, path, metadata.dianet.sha256)
+
+
+def read_metadata(path: Path) -> BundleMetadata:
+    """Read and validate `configs/metadata.json` of the folder `path`.
+
+    Raises:
+        BundleError: The file is missing, damaged, foreign or newer than this release.
+    """
+    file = path / METADATA
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path} is not a model folder: {METADATA} is missing.",
+            remedy="Give a model folder, or a name that `dianet models` lists.",
+        ) from None
+    except OSError as error:
+        raise BundleError(f"Cannot read {file}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{file} is damaged: it is not valid JSON ({first_line(error)}).", remedy=REINSTALL
+        ) from error
+    if not isinstance(data, dict) or not isinstance(data.get("dianet"), dict):
+        raise BundleError(
+            f'{path} is not a DIANet model: its {METADATA} has no section "dianet".',
+            remedy="Models of other MONAI bundles run with MONAI's own tools.",
+        )
+    version = data["dianet"].get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"The model in {path} has format version {version}, this DIANet reads up to {FORMAT_VERSION}.",
+            remedy="Update DIANet.",
+        )
+    return parsed(lambda: BundleMetadata.model_validate(data), path, "")
+
+
+def _find(model: str | Path) -> Path:
+    text = str(model)
+    if isinstance(model, str) and text and Path(text).name == text and text not in (".", ".."):
+        for folder in search_paths():
+            if (folder / text / "configs").is_dir():
+                return folder / text
+    path = Path(model)
+    if text and path.is_dir():
+        return path.resolve()
+    if path.is_file():
+        raise BundleError(
+            f"{path} is a file, expected a model folder with {METADATA} and {WEIGHTS}.",
+            remedy="Give the folder.",
+        )
+    known = ", ".join(entry.name for entry in list_bundles()) or "none"
+    raise BundleError(
+        f"There is no model {text!r}; known models: {known}.",
+        remedy="Give one of these names or a model folder; $DIANET_MODELS may name more folders of models.",
+    )

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `configs/metadata.json` of a model folder holds, as pydantic models.
+
+The outer keys are those of the MONAI Bundle specification (its JSON schema of 2024-07-25), so that other
+tools can read them; everything that DIANet itself needs lies under the key `"dianet"`. Nothing here imports
+torch: listing models stays fast, and the two parts that belong to other modules (network, preprocessing) are
+turned into their own classes only when asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from DIANetLib.structures import Structure, check_unique
+
+if TYPE_CHECKING:
+    from DIANetLib.network import NetworkConfig
+    from DIANetLib.preprocess import PreprocessConfig
+
+__all__ = [
+    "FORMAT_VERSION",
+    "METADATA_SCHEMA_URL",
+    "BundleMetadata",
+    "DianetSection",
+    "LocaliserSpec",
+    "ModalitySpec",
+]
+
+#: Version of the `"dianet"` section that this release writes, and the newest that it reads.
+FORMAT_VERSION = 1
+
+#: Where MONAI publishes the schema of the outer keys.
+METADATA_SCHEMA_URL = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModalitySpec(_Frozen):
+    """One input of a model.
+
+    Attributes:
+        name: What it is called in messages and in `--modality NAME=PATH`, such as `"T1"`.
+        required: Whether the model needs it.
+        aliases: Other names under which it is accepted.
+    """
+
+    name: str = Field(min_length=1)
+    required: bool = True
+    aliases: tuple[str, ...] = ()
+
+    def matches(self, name: str) -> bool:
+        """Whether `name` means this modality, whatever the case of its letters."""
+        return name.casefold() in {self.name.casefold(), *(alias.casefold() for alias in self.aliases)}
+
+
+class LocaliserSpec(_Frozen):
+    """Which other model finds the region that this one looks at.
+
+    Attributes:
+        model: Name of the other model; looked for beside this one first.
+        structures: Keys of the other model's structures to crop around.
+        instances: `"left-right"` for one region per side of the body, `"single"` for one region.
+        margin_mm: What the region is grown by on every side, mm.
+        minimum_ml: Smaller finds are taken for noise, ml.
+    """
+
+    model: str
+    structures: tuple[str, ...] = Field(min_length=1)
+    instances: Literal["left-right", "single"] = "single"
+    margin_mm: float = Field(default=10.0, ge=0.0)
+    minimum_ml: float = Field(default=0.1, ge=0.0)
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        return _plain_name(value)
+
+
+class DianetSection(_Frozen):
+    """What DIANet needs to run a model.
+
+    Attributes:
+        format_version: Version of this section.
+        name: Name of the model, and of its folder.
+        network: Fields of `NetworkConfig`.
+        preprocess: Fields of `PreprocessConfig`.
+        window: Voxels (i, j, k) of the sliding window, on the model's own grid.
+        structures: What the output channels 1, 2, ... stand for, in this order; channel 0 is background.
+        modalities: What the input channels stand for, in this order.
+        temperature: Divides the logits (calibration); fitted on cases that the weights weren't fitted on.
+        localiser: Which model finds the region to look at, if one is needed.
+        training: How the weights came about: data, split, steps, seed.
+        figures: Measured on cases not trained on.
+        sha256: Hash of the weight file, hexadecimal.
+        size_bytes: Length of the weight file.
+    """
+
+    format_version: int = Field(default=FORMAT_VERSION, ge=1)
+    name: str
+    network: dict[str, Any]
+    preprocess: dict[str, Any]
+    window: tuple[int, int, int]
+    structures: tuple[Structure, ...] = Field(min_length=1)
+    modalities: tuple[ModalitySpec, ...] = Field(min_length=1)
+    temperature: float = Field(default=1.0, gt=0.0)
+    localiser: LocaliserSpec | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    figures: dict[str, Any] = Field(default_factory=dict)
+    sha256: str = Field(default="0" * 64, pattern="^[0-9a-f]{64}$")
+    size_bytes: int = Field(default=0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        return _plain_name(value)
+
+    @field_validator("window")
+    @classmethod
+    def _is_positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(value) < 1:
+            raise ValueError(f"expected three positive numbers of voxels, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> DianetSection:
+        check_unique(self.structures)
+        values = [structure.value for structure in self.structures]
+        if values != list(range(1, len(values) + 1)):
+            raise ValueError(f"expected the structures' values to be 1, 2, ... in order, got {values}")
+        names = [name.casefold() for m in self.modalities for name in (m.name, *m.aliases)]
+        if len(set(names)) != len(names):
+            raise ValueError("expected every name and alias of a modality to be there once")
+        if self.localiser is not None and self.localiser.model == self.name:
+            raise ValueError("a model cannot be its own localiser")
+        return self
+
+    def network_config(self) -> NetworkConfig:
+        """The network's configuration (imports the network, and with it torch).
+
+        Raises:
+            pydantic.ValidationError: A field is unknown or out of range.
+        """
+        from DIANetLib.network import NetworkConfig
+
+        return NetworkConfig(**self.network)
+
+    def preprocess_config(self) -> PreprocessConfig:
+        """How an image is prepared for this model.
+
+        Raises:
+            pydantic.ValidationError: A field is unknown or out of range.
+        """
+        from DIANetLib.preprocess import PreprocessConfig
+
+        return PreprocessConfig(**self.preprocess)
+
+
+class BundleMetadata(BaseModel):
+    """All of `configs/metadata.json`: MONAI's keys and DIANet's section. Further keys are kept.
+
+    `required_packages_version` is MONAI's newer name of `optional_packages_version`; the rest is
+    described in the MONAI Bundle specification.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
+
+    schema_url: str = Field(default=METADATA_SCHEMA_URL, alias="schema")
+    version: str = Field(min_length=1)
+    changelog: dict[str, str] = Field(default_factory=dict)
+    monai_version: str
+    pytorch_version: str
+    numpy_version: str
+    required_packages_version: dict[str, str] = Field(default_factory=dict)
+    task: str
+    description: str
+    authors: str
+    copyright: str
+    intended_use: str = ""
+    data_source: str = ""
+    references: tuple[str, ...] = ()
+    network_data_format: dict[str, Any]
+    dianet: DianetSection
+
+    def to_json(self) -> str:
+        """The text of `configs/metadata.json`."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def _plain_name(value: str) -> str:
+    # A name becomes a folder's name: no separators, no "..".
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"expected a name of letters, digits, '.', '_' and '-', got {value!r}")
+    return value

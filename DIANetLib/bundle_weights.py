@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weight file of a model folder: checked against its metadata, then loaded; never unpickled.
+
+The checks of `verify_weights` need no torch, so that listing models stays fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pydantic
+
+from DIANetLib.bundle_schema import DianetSection
+from DIANetLib.errors import BundleError, DIANetError
+
+if TYPE_CHECKING:
+    import torch
+
+    from DIANetLib.network import DIANet, NetworkConfig
+
+METADATA = Path("configs/metadata.json")
+WEIGHTS = Path("models/model.safetensors")
+REINSTALL = "Install or copy the model again."
+
+_PICKLED = (".pt", ".pth", ".ts", ".pkl", ".bin", ".ckpt")
+_Parsed = TypeVar("_Parsed")
+
+
+def verify_weights(path: Path, section: DianetSection, *, hashed: bool = True) -> None:
+    """Compare the weight file of the folder `path` with what its metadata says.
+
+    Args:
+        path: The model folder.
+        section: DIANet's part of its metadata.
+        hashed: Also compare the SHA-256, which reads the file whole.
+
+    Raises:
+        BundleError: The file is missing, pickled, truncated, or another one.
+    """
+    file = path / WEIGHTS
+    if not file.is_file():
+        pickled = sorted(p.name for p in file.parent.glob("*") if p.suffix in _PICKLED)
+        if pickled:
+            raise BundleError(
+                f"{path} holds its weights as {pickled[0]}, a format that can run code when it is opened, so"
+                f" DIANet does not open it; expected {WEIGHTS}.",
+                remedy="Export the model with `python -m training export`.",
+            )
+        raise BundleError(f"The model folder {path} is incomplete: {WEIGHTS} is missing.", remedy=REINSTALL)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
+        raise BundleError(
+            f"{file} is a pickled file under another name; such a file can run code when it is opened, so"
+            " DIANet does not open it; expected safetensors.",
+            remedy=REINSTALL,
+        )
+    if size < section.size_bytes:
+        raise BundleError(
+            f"{file} is truncated: it has {size:,} bytes, expected {section.size_bytes:,}.", remedy=REINSTALL
+        )
+    if size > section.size_bytes or (hashed and _sha256(file) != section.sha256):
+        raise BundleError(
+            f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
+            f" one in {METADATA}.",
+            remedy=REINSTALL,
+        )
+
+
+def build_network(path: Path, section: DianetSection) -> DIANet:
+    """The network of the folder `path` with its weights as float32 on the CPU, in evaluation mode.
+
+    Raises:
+        BundleError: The weights are damaged, not finite, or belong to another architecture.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from DIANetLib.network import DIANet
+
+    file = path / WEIGHTS
+    config = parsed(section.network_config, path, "dianet.network")
+    if (config.modalities, config.classes) != (len(section.modalities), len(section.structures) + 1):
+        raise BundleError(
+            f"The model {section.name!r} is inconsistent: its network has {config.modalities} inputs and"
+            f" {config.classes} classes, its metadata names {len(section.modalities)} modalities and"
+            f" {len(section.structures)} structures (and background).",
+            remedy=REINSTALL,
+        )
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(
+            f"{file} is not a readable safetensors file ({first_line(error)}).", remedy=REINSTALL
+        ) from error
+    check_architecture(config, {key: tuple(value.shape) for key, value in state.items()}, path)
+    check_finite(state, f"The weights in {file}")
+    with torch.device("meta"):  # no random start values are drawn only to be replaced
+        network = DIANet(config)
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def check_architecture(config: NetworkConfig, found: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare names and shapes of weights with those of the network that `config` describes.
+
+    Raises:
+        BundleError: Naming the first difference.
+    """
+    import torch
+
+    from DIANetLib.network import DIANet
+
+    with torch.device("meta"):
+        expected = {key: tuple(value.shape) for key, value in DIANet(config).state_dict().items()}
+    for key in [*expected, *(key for key in found if key not in expected)]:
+        if expected.get(key) != found.get(key):
+            raise BundleError(
+                f"The weights in {path} belong to another architecture than its metadata describes:"
+                f" {key!r} is {_shape(found.get(key))}, expected {_shape(expected.get(key))}.",
+                remedy=REINSTALL,
+            )
+
+
+def check_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raise a `BundleError` that starts with `what` if a weight is NaN or infinite."""
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise BundleError(f"{what} are not all finite: {key!r} has NaN or infinite values.")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's text, without its full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def parsed(parse: Callable[[], _Parsed], path: Path, prefix: str) -> _Parsed:
+    """Call `parse` and turn what a validator raises into a sentence that names the first field."""
+    try:
+        return parse()
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([*([prefix] if prefix else []), *(str(part) for part in first["loc"])])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        value = first.get("input")
+        got = (
+            f", got {value!r}"
+            if isinstance(value, str | int | float) and first["type"] != "value_error"
+            else ""
+        )
+        raise BundleError(
+            f"{path / METADATA} does not describe a usable model: {where}: {message}{got}{more}.",
+            remedy=REINSTALL,
+        ) from error
+    except DIANetError as error:  # from a structure's own checks
+        raise BundleError(
+            f"{path / METADATA} does not describe a usable model: {error.message}", remedy=REINSTALL
+        ) from error
