@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the lists of files in `DIANetLib/CMakeLists.txt` anew from the files that git tracks.
 
-Slicer's build copies and installs exactly the files that CMake lists. `Testing/test_repository.py` fails while
-the lists differ from the tree; this script puts them right: `python Utilities/list_cmake_sources.py`.
+Slicer's build copies and installs exactly the files that CMake lists. `Testing/test_repository.py` fails
+while the lists differ from the tree; this script puts them right: `python Utilities/list_cmake_sources.py`.
 """
 
 from __future__ import annotations
