@@ -25,7 +25,7 @@ lint:  ## run the checks alone: ruff, mypy, import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --cache-dir .cache/import-linter
 
 format:  ## let ruff sort imports and lay out the code
 	@$(SET_UP) dev,demo,train
