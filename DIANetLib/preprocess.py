@@ -37,6 +37,7 @@ __all__ = [
     "RestoredLabels",
     "normalise",
     "on_one_grid",
+    "part_of",
     "paste",
     "prepare",
     "restore",
@@ -262,9 +263,14 @@ def restore_box(
     return resample(array, *grids, interpolation=interpolation, outside=outside)
 
 
+def part_of(array: npt.NDArray[Any], prepared: Prepared) -> npt.NDArray[Any]:
+    """View of the part that `restore_box` fills, in an ``array`` (k, j, i) on the source grid."""
+    return _cut(prepared.orientation.view(array), prepared.start, prepared.size)
+
+
 def paste(values: npt.NDArray[Any], prepared: Prepared, into: npt.NDArray[Any]) -> None:
     """Write a part, as `restore_box` gives it, to its place in ``into`` (k, j, i) on the source grid."""
-    _cut(prepared.orientation.view(into), prepared.start, prepared.size)[...] = values
+    part_of(into, prepared)[...] = values
 
 
 def restore(

@@ -106,8 +106,8 @@ def _weights(size: int, positions: npt.NDArray[np.float64], sigma: float) -> Flo
     weights = np.zeros((len(positions), size))
     weights[rows, below] = 1 - fraction
     weights[rows, np.minimum(below + 1, size - 1)] += fraction
-    # Smoothing at the voxels and then interpolating keeps a ramp a ramp, whatever the width: a narrow Gaussian
-    # sampled between voxels would not.
+    # Smoothing at the voxels and then interpolating keeps a ramp a ramp, whatever the width: a narrow
+    # Gaussian sampled between voxels would not.
     return (weights @ _gaussian(size, sigma) if sigma > 0 else weights).astype(np.float32)
 
 
