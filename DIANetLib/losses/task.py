@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation task loss, equations (1, 2): Dice and cross-entropy, heteroscedastic and deeply supervised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+from torch import Tensor
+
+
+def expected_probabilities(mean: Tensor, log_variance: Tensor | None, draws: int) -> Tensor:
+    """Softmax averaged over draws of the Gaussian logit (Kendall and Gal, NeurIPS 2017, equation 12).
+
+    Args:
+        mean: logit mean, (B, K, *S).
+        log_variance: log of the logit variance, same shape, or None.
+        draws: number of draws; they come in antithetic pairs, so an even number is used.
+
+    Returns:
+        Probabilities (B, K, *S) float32.
+    """
+    mean = mean.float()
+    if log_variance is None:
+        return torch.softmax(mean, dim=1)
+    deviation = torch.exp(0.5 * log_variance.float())
+    pairs = max(1, draws // 2)
+    total = torch.zeros_like(mean)
+    for _ in range(pairs):
+        noise = deviation * torch.randn_like(deviation)
+        total = total + torch.softmax(mean + noise, dim=1) + torch.softmax(mean - noise, dim=1)
+    return total / (2 * pairs)
+
+
+class DiceCrossEntropy(torch.nn.Module):
+    """Dice over the structures (background left out) plus voxel-wise cross-entropy, on probabilities.
+
+    Args:
+        batch_dice: sum numerator and denominator over the batch before dividing, as nnU-Net does for small
+            patches in which a structure can be missing.
+    """
+
+    def __init__(self, *, batch_dice: bool = True) -> None:
+        super().__init__()
+        self.dice = DiceLoss(include_background=False, batch=batch_dice, smooth_nr=1e-5, smooth_dr=1e-5)
+
+    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Loss of (B, K, *S) probabilities against integer labels (B, *S)."""
+        one_hot = F.one_hot(labels, probabilities.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+        log_likelihood = torch.log(probabilities.clamp_min(1e-7))
+        cross_entropy = F.nll_loss(log_likelihood, labels)
+        return self.dice(probabilities, one_hot) + cross_entropy
+
+
+def deep_supervision_weights(scales: int) -> list[float]:
+    """Weights of the main output and of each coarser one: halved per scale, summing to one (nnU-Net)."""
+    raw = [0.5**scale for scale in range(scales)]
+    return [weight / sum(raw) for weight in raw]
+
+
+def downsample_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest-neighbour labels (B, *S) on a coarser grid (B, *size)."""
+    return F.interpolate(labels.unsqueeze(1).float(), size=tuple(size), mode="nearest").squeeze(1).long()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a DIANet is made of: one validated, serialisable description (paper, section 3.3).
+
+The description travels in the model bundle as JSON; two equal configurations build networks with
+equal state dictionaries.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from DIANetLib.errors import ConfigError
+
+
+class LatentConfig(BaseModel):
+    """The Gaussian latent at the bottleneck, equations (10, 12, 13, 31)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(default=32, ge=1, description="d, latent channels per bottleneck position")
+
+
+class NetworkConfig(BaseModel):
+    """Every choice that shapes the network; paper, Figure 1.
+
+    Attributes:
+        spatial_dims: 2 for images, 3 for volumes.
+        modalities: M, input channels.
+        classes: K, background included.
+        widths: feature channels per encoder scale, finest first; its length is L.
+        blocks: residual blocks per encoder scale, after the (strided) entry convolution.
+        strides: down-sampling factor from scale l to l+1, the same along every axis (L - 1 of them).
+        latent: the Gaussian latent (10), or None for the plain encoder-decoder.
+        dropout: Monte-Carlo dropout rate at the bottleneck; whole channels are dropped.
+        decoder_dropout: Monte-Carlo dropout rate after each decoder scale but the finest.
+        heteroscedastic: predict a per-voxel logit log-variance beside the logit mean (32).
+        deep_supervision: number of coarser decoder scales with a training-time head.
+        modality_fusion, pyramid, attention, codebook, diffuser: places of the blocks of equations
+            (5), (7, 8), (9) and of the CodeBook and diffuser modules. This version has none of them,
+            so only None is accepted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spatial_dims: int = Field(default=3, ge=2, le=3)
+    modalities: int = Field(default=1, ge=1)
+    classes: int = Field(ge=2)
+    widths: tuple[int, ...] = (32, 64, 128, 160)
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    strides: tuple[int, ...] = (2, 2, 2)
+    latent: LatentConfig | None = LatentConfig()
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    decoder_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    heteroscedastic: bool = True
+    deep_supervision: int = Field(default=2, ge=0)
+    modality_fusion: None = None
+    pyramid: None = None
+    attention: None = None
+    codebook: None = None
+    diffuser: None = None
+
+    @model_validator(mode="after")
+    def _scales_agree(self) -> NetworkConfig:
+        scales = len(self.widths)
+        if scales < 2:
+            raise ValueError(f"widths: expected at least 2 scales, got {scales}")
+        if any(width < 1 for width in self.widths):
+            raise ValueError(f"widths: expected positive channel counts, got {list(self.widths)}")
+        if len(self.blocks) != scales or any(block < 0 for block in self.blocks):
+            raise ValueError(
+                f"blocks: expected {scales} counts of at least 0 (one per width), got {list(self.blocks)}"
+            )
+        if len(self.strides) != scales - 1 or any(stride < 1 for stride in self.strides):
+            raise ValueError(
+                f"strides: expected {scales - 1} factors of at least 1 (one less than widths), "
+                f"got {list(self.strides)}"
+            )
+        if self.deep_supervision > scales - 2:
+            raise ValueError(
+                f"deep_supervision: at most {scales - 2} coarser decoder scales exist, "
+                f"got {self.deep_supervision}"
+            )
+        return self
+
+    @property
+    def divisor(self) -> int:
+        """What every spatial size of the input must be divisible by."""
+        return math.prod(self.strides)
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> NetworkConfig:
+        """Validate a plain dictionary.
+
+        Raises:
+            ConfigError: naming each offending field, what it got and what it expects.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(f"network configuration: {describe_validation_error(error)}") from error
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Turn pydantic's report into one sentence, a clause per problem."""
+    clauses = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        text = str(problem["msg"]).removeprefix("Value error, ")
+        if not where:
+            clauses.append(text)
+        elif problem["type"] == "missing":
+            clauses.append(f"{where} is missing")
+        else:
+            clauses.append(f"{where}: {text}, got {problem['input']!r}")
+    return "; ".join(clauses)

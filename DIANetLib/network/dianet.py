@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Domain-Informed Adaptive Network; paper, section 3.3 and Figure 1.
+
+`encode` holds everything before the first stochastic layer and runs once per image; `decode` holds the
+rest and runs once per sample. `forward` is one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from DIANetLib.errors import InputError
+from DIANetLib.network.config import NetworkConfig
+from DIANetLib.network.encoder import Encoder
+from DIANetLib.network.heads import SegmentationHead, SegmentationOutput
+from DIANetLib.network.latent import GaussianDistribution, GaussianLatent
+from DIANetLib.network.noise import RandomSource
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The deterministic part of a pass.
+
+    Attributes:
+        features: coarsest feature map, (B, C_L, *S_L).
+        latent: distribution of h, or None without the latent.
+        prepared: deterministic halves of the decoder's convolutions, coarsest first, (B, C_l, *S_l).
+    """
+
+    features: Tensor
+    latent: GaussianDistribution | None
+    prepared: tuple[Tensor, ...]
+
+
+class DIANet(nn.Module):
+    """Encoder, Gaussian latent and task heads.
+
+    Args:
+        config: what the network is made of.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        features = self.encoder.out_channels[-1]
+        self.latent = (
+            GaussianLatent(config.spatial_dims, features, config.latent.channels) if config.latent else None
+        )
+        # What the decoder reads passes through this module, so that explanation methods can hook it.
+        self.bottleneck = nn.Identity()
+        self.segmentation = SegmentationHead(config)
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """What each spatial size of the input must be divisible by."""
+        return (self.config.divisor,) * self.config.spatial_dims
+
+    def forward(
+        self, x: Tensor, *, generators: Sequence[torch.Generator] | None = None
+    ) -> SegmentationOutput:
+        """Segment (B, M, *S).
+
+        Args:
+            x: preprocessed image, every size of S divisible by `divisor`.
+            generators: None for the mean pass (in training mode: a random pass); or B * R generators for R
+                samples of each case, see `decode`.
+        """
+        return self.decode(self.encode(x), generators)
+
+    def encode(self, x: Tensor) -> Encoded:
+        """Run the deterministic part once.
+
+        Raises:
+            InputError: if `x` has not the shape that the network reads.
+        """
+        self._check(x)
+        features = self.encoder(x)  # (5, 6); modality stems and fusion (5) come before the encoder
+        # (7, 8) pyramid fusion and (9) attention refine the list of features here
+        latent = self.latent(features[-1]) if self.latent is not None else None  # (10)
+        return Encoded(features[-1], latent, self.segmentation.prepare(features))
+
+    def decode(
+        self, encoded: Encoded, generators: Sequence[torch.Generator] | None = None
+    ) -> SegmentationOutput:
+        """Run the stochastic part.
+
+        Args:
+            encoded: B cases.
+            generators: None for the mean of h with dropout off (in training mode: one random draw per case);
+                or B * R CPU generators: the output then has B * R rows, row r decodes case r // R and draws
+                from generator r alone, so that a batched call equals a loop.
+
+        Raises:
+            InputError: if the number of generators is no multiple of B.
+        """
+        batch = encoded.features.shape[0]
+        source = RandomSource(generators, stochastic=self.training or generators is not None)
+        rows = source.rows or batch
+        if rows % batch:
+            raise InputError(
+                f"expected a multiple of {batch} generators for a batch of {batch} cases, got {rows}."
+            )
+        repeats = rows // batch
+        bottleneck = encoded.features if repeats == 1 else encoded.features.repeat_interleave(repeats, 0)
+        if encoded.latent is not None and self.latent is not None:
+            h = encoded.latent.repeat_rows(repeats).sample(source)  # (31)
+            # CodeBook matching and the diffuser refine h here
+            bottleneck = bottleneck + self.latent.project(h.to(bottleneck.dtype))
+        bottleneck = self.bottleneck(source.channel_dropout(bottleneck, self.config.dropout))
+        output = self.segmentation(bottleneck, encoded.prepared, source)  # (19, 32)
+        return replace(output, latent=encoded.latent) if self.training else output
+
+    def explainable_layers(self) -> tuple[str, ...]:
+        """Names of the modules that explanation methods may hook, the default first."""
+        return (
+            "bottleneck",
+            *(f"encoder.stages.{i}" for i in range(len(self.encoder.stages))),
+            *(f"segmentation.scales.{i}" for i in range(len(self.segmentation.scales))),
+        )
+
+    def parameter_count(self) -> int:
+        """Number of learned numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _check(self, x: Tensor) -> None:
+        expected = 2 + self.config.spatial_dims
+        if x.ndim != expected:
+            raise InputError(
+                f"expected {expected} axes (batch, modality, {self.config.spatial_dims} spatial), "
+                f"got shape {tuple(x.shape)}."
+            )
+        if x.shape[1] != self.config.modalities:
+            raise InputError(f"expected {self.config.modalities} modality channels, got {x.shape[1]}.")
+        if any(size % factor or size == 0 for size, factor in zip(x.shape[2:], self.divisor, strict=True)):
+            raise InputError(
+                f"expected spatial sizes divisible by {self.config.divisor}, got {tuple(x.shape[2:])}; "
+                "pad the image first."
+            )

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the randomness of a pass comes from: the mean, the training stream, or one generator per row.
+
+Drawing each row from its own generator makes a batched pass equal to a loop of single passes with
+the same seeds, whatever the batch size and the device (numbers are drawn on the CPU and moved).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class RandomSource:
+    """Draws for the stochastic layers of one pass.
+
+    Args:
+        generators: one CPU generator per row of the batch, or None.
+        stochastic: whether layers sample at all; with generators it must be True.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator] | None = None, *, stochastic: bool) -> None:
+        self.generators = None if generators is None else list(generators)
+        self.stochastic = stochastic
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows the generators stand for, or None without generators."""
+        return None if self.generators is None else len(self.generators)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape, type and device of `like`, (N, ...)."""
+        if self.generators is None:
+            return torch.randn_like(like)
+        shape = tuple(like.shape[1:])
+        rows = [torch.randn(shape, generator=generator) for generator in self.generators]
+        return torch.stack(rows).to(device=like.device, dtype=like.dtype)
+
+    def channel_dropout(self, x: Tensor, rate: float) -> Tensor:
+        """Drop whole channels of `x` (N, C, ...) with probability `rate`; the rest grows by 1/(1 - rate)."""
+        if not self.stochastic or rate == 0.0:
+            return x
+        shape = (x.shape[0], x.shape[1], *([1] * (x.ndim - 2)))
+        if self.generators is None:
+            uniform = torch.rand(shape, device=x.device)
+        else:
+            uniform = torch.stack([torch.rand(shape[1:], generator=g) for g in self.generators]).to(x.device)
+        return x * ((uniform >= rate).to(x.dtype) / (1.0 - rate))

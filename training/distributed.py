@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process or several (`torchrun`): rank, device and precision of this process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from training.config import OptimiserConfig
+
+
+@dataclass(frozen=True)
+class Context:
+    """This process's place among its peers."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over processes."""
+        if self.world == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+
+    def mean(self, value: Tensor) -> float:
+        """Average of a scalar over processes."""
+        if self.world > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+            value = value / self.world
+        return float(value)
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+def start(device: str = "auto") -> Context:
+    """Join the process group that torchrun describes in the environment, if any."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(f"cuda:{local}") if device == "cuda" else torch.device(device)
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return Context(rank, world, chosen)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def autocast_type(config: OptimiserConfig, device: torch.device) -> torch.dtype | None:
+    """Type of the mixed-precision pass, or None for float32.
+
+    "auto" takes bfloat16 where the processor multiplies it in hardware (recent GPUs, CPUs with AMX), float16
+    on older GPUs, float32 elsewhere: emulated bfloat16 is slower than float32.
+    """
+    named = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if config.precision != "auto":
+        return named[config.precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return torch.bfloat16 if device.type == "cpu" and has_amx() else None
