@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grad-CAM: which part of the image speaks for a structure (A4; paper, section 3.4, equation 30).
+
+The map is MONAI's `GradCAM` (Selvaraju et al., ICCV 2017) of the score "mean logit of the class over a
+region": over the whole predicted structure unless a mask is given (Seg-Grad-CAM, Vinogradova et al., AAAI
+2020). By default it is taken at the bottleneck, of the mean pass: no latent draws, no dropout.
+
+MONAI leaves its hooks on the modules, clears gradients and switches training modes; all of that is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from DIANetLib.errors import Cancelled, InputError
+from DIANetLib.preprocess import Prepared, PreprocessConfig, part_of, prepare, restore_box
+from DIANetLib.resample import resample
+from DIANetLib.volume import Volume
+
+if TYPE_CHECKING:
+    from DIANetLib.network import DIANet, Encoded
+    from DIANetLib.preprocess import Box
+
+__all__ = ["Target", "explain", "gradcam"]
+
+DEFAULT_LAYER = "bottleneck"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A structure to explain.
+
+    Attributes:
+        key: Key of the result.
+        value: Value in the labelmap.
+        channel: Output channel of the network.
+        side: `"left"` or `"right"` where the structure was looked for on one side of the body only.
+    """
+
+    key: str
+    value: int
+    channel: int
+    side: str | None = None
+
+
+def gradcam(
+    model: DIANet,
+    x: Tensor,
+    structure_value: int,
+    *,
+    layer: str = DEFAULT_LAYER,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Grad-CAM of one structure in one window.
+
+    Args:
+        model: The network; afterwards it is as it was (hooks, gradients, modes).
+        x: Preprocessed window, (1, M, *S), on the network's device.
+        structure_value: Output channel of the structure, 1 to K - 1.
+        layer: One of `model.explainable_layers()`.
+        mask: Where the score is taken, (*S) bool; None for the voxels that the network gives to the
+            structure. If there are none, every voxel counts with the structure's probability.
+
+    Returns:
+        (*S) float32, non-negative, scaled to a maximum of 1, linearly interpolated from the layer's grid; all
+        zero where nothing speaks for the structure.
+
+    Raises:
+        InputError: There is no such layer or structure, or the mask is empty or has another shape.
+    """
+    raw = _upsampled(_Window(model, x).map(structure_value, layer, mask)[0], x.shape[2:])
+    peak = raw.max()
+    return raw / peak if peak > 0 else raw
+
+
+def explain(
+    model: DIANet,
+    volumes: Sequence[Volume],
+    labels: Volume,
+    targets: Sequence[Target],
+    *,
+    config: PreprocessConfig,
+    window: tuple[int, int, int],
+    regions: Sequence[Box] = (),
+    layer: str = DEFAULT_LAYER,
+    progress: Callable[[int, int], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> dict[str, Volume]:
+    """Grad-CAM volumes of a segmentation, on the input's grid.
+
+    A structure is explained in the windows that cover it: one window around it where it fits, else several
+    that overlap by half, each weighted by its share of the structure. What no window covers is 0. A structure
+    that was not found is explained by its probabilities in the middle of the region where it was looked for.
+
+    Args:
+        model: The network; the maps are computed on its device.
+        volumes: The images that were segmented, one per modality.
+        labels: The labelmap that was found, on the first image's grid.
+        targets: What to explain.
+        config: The model's preprocessing.
+        window: The model's window (i, j, k), voxels of its own grid.
+        regions: What the network looked at; empty for the whole image.
+        layer: One of `model.explainable_layers()`.
+        progress: Called with the structures done and their number.
+        cancel: Asked before every structure and window.
+
+    Returns:
+        Per key a float32 volume, 0 to 1 (all 0 where nothing speaks for the structure).
+
+    Raises:
+        Cancelled: `cancel` said so.
+        InputError: As for `gradcam` and `prepare`.
+    """
+    maps = {target.key: np.zeros(labels.geometry.shape, np.float32) for target in targets}
+    done = 0
+    for region, chosen in _per_region(targets, labels, regions).items():
+        prepared = prepare(volumes, config, region=regions[region] if regions else None)
+        found = _on_network_grid(labels.array, prepared)
+        scan = _Scan(model, prepared.array, window, layer, cancel)
+        for target in chosen:
+            map_ = restore_box(scan.map(found == target.value, target.channel), prepared)
+            part_of(maps[target.key], prepared)[...] = map_
+            done += 1
+            if progress is not None:
+                progress(min(done, len(targets)), len(targets))
+    for array in maps.values():
+        np.clip(array, 0.0, None, out=array)
+        if array.max() > 0:
+            array /= array.max()
+    return {key: labels.with_array(array, name=f"Grad-CAM {key}") for key, array in maps.items()}
+
+
+class _Window:
+    """One window whose deterministic half is computed once for all structures."""
+
+    def __init__(self, model: DIANet, x: Tensor) -> None:
+        # Tensors made under a caller's inference_mode cannot take part in a backward pass; their copies can.
+        with torch.inference_mode(False):
+            self.x = x.detach().clone()
+            with torch.no_grad(), _untouched(model):
+                model.eval()
+                self.encoded: Encoded = model.encode(self.x)
+        self.model = model
+
+    def map(self, channel: int, layer: str, mask: Tensor | None) -> tuple[Tensor, int]:
+        """Raw map (*S_layer) and the number of voxels that the score was taken over."""
+        from monai.visualize.class_activation_maps import GradCAM
+
+        model = self.model
+        layers = model.explainable_layers()
+        if layer not in layers:
+            raise InputError(f"There is no layer {layer!r} to explain; there are {', '.join(layers)}.")
+        if not 1 <= channel < model.config.classes:
+            raise InputError(f"There is no structure {channel}; expected 1 to {model.config.classes - 1}.")
+        if mask is not None and (mask.shape != self.x.shape[2:] or not bool(mask.any())):
+            raise InputError(
+                f"The region to explain must hold a voxel and have the window's shape"
+                f" {tuple(self.x.shape[2:])}, got {int(mask.sum())} voxels in {tuple(mask.shape)}."
+            )
+        # Up to the bottleneck everything is computed already, unless the layer lies before it.
+        deep = layer == DEFAULT_LAYER or layer.startswith("segmentation.")
+        with torch.inference_mode(False), torch.enable_grad(), _untouched(model):
+            score = _Score(model, channel, mask, self.encoded if deep else None)
+            start = self.encoded.features if deep else self.x
+            camera = GradCAM(nn_module=score, target_layers=f"model.{layer}")
+            raw = camera.compute_map(start.detach().clone().requires_grad_(), class_idx=0)
+        return raw.detach()[0, 0].float(), score.voxels
+
+
+class _Score(nn.Module):
+    """(1, 1): mean logit of a class over a mask, from the image or from the bottleneck's features."""
+
+    def __init__(self, model: DIANet, channel: int, mask: Tensor | None, encoded: Encoded | None) -> None:
+        super().__init__()
+        self.model = model
+        self.channel, self.mask, self.encoded = channel, mask, encoded
+        self.voxels = 0
+
+    def forward(self, start: Tensor) -> Tensor:
+        if self.encoded is None:
+            output = self.model(start)
+        else:
+            output = self.model.decode(replace(self.encoded, features=start))
+        logits: Tensor = output.mean[0].float()  # (K, *S)
+        weight = self._weight(logits.detach()).to(logits)
+        return ((logits[self.channel] * weight).sum() / weight.sum()).reshape(1, 1)
+
+    def _weight(self, logits: Tensor) -> Tensor:
+        if self.mask is None:
+            own = logits.argmax(0) == self.channel
+            self.voxels = int(own.sum())
+            return own if self.voxels else torch.softmax(logits, 0)[self.channel]
+        self.voxels = int(self.mask.sum())
+        return self.mask
+
+
+class _Scan:
+    """Windows over a prepared image; their deterministic halves are shared between structures."""
+
+    def __init__(
+        self,
+        model: DIANet,
+        array: npt.NDArray[np.float32],
+        window: tuple[int, int, int],
+        layer: str,
+        cancel: Callable[[], bool] | None,
+    ) -> None:
+        self.model, self.layer, self.cancel = model, layer, cancel
+        self.flat = model.config.spatial_dims == 2
+        divisor = (1, *model.divisor) if self.flat else model.divisor
+        size = [1 if self.flat and axis == 0 else n for axis, n in enumerate(reversed(window))]
+        # A window that exceeds the image shrinks to it, rounded up to what the network can halve.
+        self.size = [
+            -(-min(n, have) // d) * d for n, have, d in zip(size, array.shape[1:], divisor, strict=True)
+        ]
+        self.shape = array.shape[1:]
+        pad = [max(0, n - have) for n, have in zip(self.size, self.shape, strict=True)]
+        # After normalisation 0 is the image's mean.
+        self.array = np.pad(array, [(0, 0), *((0, p) for p in pad)])
+        self.device = next(model.parameters()).device
+        self._kept: tuple[tuple[int, ...], _Window] | None = None
+
+    def map(self, mask: npt.NDArray[np.bool_], channel: int) -> npt.NDArray[np.float32]:
+        """Raw Grad-CAM (k, j, i) of the structure at `mask`, (k, j, i) bool."""
+        total = np.zeros(self.array.shape[1:], np.float32)
+        count = np.zeros(self.array.shape[1:], np.float32)
+        padded = np.zeros(total.shape, np.bool_)
+        padded[tuple(slice(n) for n in self.shape)] = mask
+        voxels = int(mask.sum())
+        for start in self._starts(padded):
+            if self.cancel is not None and self.cancel():
+                raise Cancelled
+            where = tuple(slice(a, a + n) for a, n in zip(start, self.size, strict=True))
+            part = torch.from_numpy(padded[where]).to(self.device)
+            if voxels and not bool(part.any()):
+                continue
+            seen = self._window(start, where)
+            part = part[0] if self.flat else part
+            raw, over = seen.map(channel, self.layer, part if voxels else None)
+            share = over / voxels if voxels else 1.0
+            up = _upsampled(raw, seen.x.shape[2:]).cpu().numpy()
+            total[where] += share * (up[None] if self.flat else up)
+            count[where] += 1
+        total /= np.maximum(count, 1)
+        return total[tuple(slice(n) for n in self.shape)]
+
+    def _window(self, start: tuple[int, ...], where: tuple[slice, ...]) -> _Window:
+        if self._kept is None or self._kept[0] != start:
+            x = torch.from_numpy(np.ascontiguousarray(self.array[(slice(None), *where)]))[None]
+            x = x[:, :, 0] if self.flat else x
+            self._kept = start, _Window(self.model, x.to(self.device))
+        return self._kept[1]
+
+    def _starts(self, mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
+        """First voxels (k, j, i) of windows over the mask's bounding box, centred on it where one does."""
+        axes = []
+        for axis, (n, length) in enumerate(zip(self.size, mask.shape, strict=True)):
+            hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            low, high = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (length // 2, length // 2 + 1)
+            steps = 0 if high - low <= n else -(-(high - low - n) // max(1, n // 2))
+            first = (low + high - n) // 2 if steps == 0 else low
+            last = first if steps == 0 else high - n
+            points = np.linspace(first, last, steps + 1).round().astype(int)
+            axes.append(sorted({int(np.clip(p, 0, length - n)) for p in points}))
+        return list(product(*axes))
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Put back what MONAI changes on the modules: hooks, gradients, training modes, `inplace`."""
+    modules = list(model.modules())
+    state = [
+        (
+            m,
+            set(m._forward_hooks),
+            set(m._backward_hooks),
+            m._is_full_backward_hook,
+            m.training,
+            m.__dict__.get("inplace"),
+        )
+        for m in modules
+    ]
+    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    for parameter, _, _ in parameters:
+        parameter.grad = None
+        parameter.requires_grad_(False)  # only the way from the layer to the score is differentiated
+    try:
+        yield
+    finally:
+        for module, forward, backward, full, training, inplace in state:
+            _keep(module._forward_hooks, forward)
+            _keep(module._backward_hooks, backward)
+            module._is_full_backward_hook = full
+            module.training = training
+            if inplace is not None:
+                module.__dict__["inplace"] = inplace
+        for parameter, gradient, required in parameters:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+def _keep(hooks: dict[int, Any], known: set[int]) -> None:
+    for key in [key for key in hooks if key not in known]:
+        del hooks[key]
+
+
+def _upsampled(raw: Tensor, size: torch.Size) -> Tensor:
+    mode = "trilinear" if len(size) == 3 else "bilinear"
+    return F.interpolate(raw[None, None], size=tuple(size), mode=mode, align_corners=False)[0, 0]
+
+
+def _on_network_grid(labels: npt.NDArray[Any], prepared: Prepared) -> npt.NDArray[Any]:
+    part = part_of(labels, prepared)
+    if not prepared.interpolated:
+        return part
+    return resample(part, prepared.part_geometry, prepared.geometry, interpolation="nearest")
+
+
+def _per_region(
+    targets: Sequence[Target], labels: Volume, regions: Sequence[Box]
+) -> Mapping[int, list[Target]]:
+    """Which structures to explain in which region: where most of their voxels are, else where they belong."""
+    if len(regions) <= 1:
+        return {0: list(targets)}
+    chosen: dict[int, list[Target]] = {}
+    centers = [tuple((a + b) / 2 for a, b in zip(box.lo, box.hi, strict=True)) for box in regions]
+    for target in targets:
+        where = np.argwhere(labels.array == target.value)
+        if len(where):
+            points = labels.geometry.index_to_world(where[:, ::-1])
+            inside = [int(((points >= box.lo) & (points <= box.hi)).all(axis=1).sum()) for box in regions]
+            best = int(np.argmax(inside))
+        else:
+            # World x grows to the patient's left.
+            left = [center[0] for center in centers]
+            best = int(np.argmin(left) if target.side == "right" else np.argmax(left))
+        chosen.setdefault(best, []).append(target)
+    return chosen
