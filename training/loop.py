@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from DIANetLib.errors import InputError, optional_import
+from DIANetLib.errors import DependencyError, InputError, optional_import
 from DIANetLib.network import DIANet
 from training.augment import PatchStream
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -159,7 +160,8 @@ def fit(
                     "rate": rate,
                     "gradient_norm": float(norm),
                 }
-                _record(writer, output, step, numbers)
+                if context.leads:
+                    _record(writer, output, step, numbers)
             ended = step == settings.steps
             if (step % config.validate_every == 0 or ended) and context.leads:
                 score = validate(config, average.values, validation, context.device)
@@ -192,7 +194,7 @@ def validate(
 def _batches(
     config: TrainingConfig, train: Sequence[PreparedCase], context: Context, step: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's batches from step `step` to the last; patch numbers are dealt round-robin to processes."""
+    """This process's batches from step `step` to the last; patches are dealt round-robin to processes."""
     size = config.optimiser.batch
     per_step = size * context.world
     total = (config.optimiser.steps - step) * per_step
@@ -229,22 +231,19 @@ def _check_same_fit(state: Checkpoint, config: TrainingConfig, fold: int, path: 
 def _scalar_log(output: Path) -> ScalarLog | None:
     try:
         module = optional_import(
-            "torch.utils.tensorboard",
-            feature="the TensorBoard log",
-            extra="train",
-            version="tensorboard>=2.15",
+            "torch.utils.tensorboard", feature="the TensorBoard log", extra="train", version=">=2.15"
         )
-    except ImportError:
+    except DependencyError as error:
+        warnings.warn(f"{error} The fit goes on and writes log.csv alone.", stacklevel=3)
         return None
     writer: ScalarLog = module.SummaryWriter(str(output / "tensorboard"))
     return writer
 
 
 def _record(writer: ScalarLog | None, output: Path, step: int, numbers: dict[str, Any]) -> None:
-    if writer is None:
-        return
     with (output / "log.csv").open("a", newline="") as file:
         table = csv.writer(file)
         for name, value in numbers.items():
-            writer.add_scalar(name, value, step)
+            if writer is not None:
+                writer.add_scalar(name, value, step)
             table.writerow([step, name, f"{value:.6g}"])

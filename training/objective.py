@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weighted sum of losses that a fit minimises. A new loss is one file in DIANetLib/losses and one line here."""
+"""The weighted sum of losses that a fit minimises.
+
+A new loss is one file in DIANetLib/losses and one line here.
+"""
 
 from __future__ import annotations
 
