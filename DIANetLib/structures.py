@@ -20,7 +20,9 @@ Side = Literal["left", "right"]
 _KEY = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 # 3D Slicer joins tags with "|", the parts of an entry with "~" and the parts of a code with "^".
 _RESERVED = re.compile(r"[~^|\r\n]")
-_CATEGORY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+# Slicer's General Anatomy list lacks the hippocampus and other parts of the brain; its copy of DICOM's list
+# has them.
+_CATEGORY_CONTEXT = "Segmentation category and type - DICOM master list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
 
