@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from DIANetLib.errors import Cancelled, InputError
+from DIANetLib.inference.sliding_window import Window, round_up, whole_window
 from DIANetLib.preprocess import Prepared, PreprocessConfig, part_of, prepare, restore_box
 from DIANetLib.resample import resample
 from DIANetLib.volume import Volume
@@ -98,9 +99,10 @@ def explain(
 ) -> dict[str, Volume]:
     """Grad-CAM volumes of a segmentation, on the input's grid.
 
-    A structure is explained in the windows that cover it: one window around it where it fits, else several
-    that overlap by half, each weighted by its share of the structure. What no window covers is 0. A structure
-    that was not found is explained by its probabilities in the middle of the region where it was looked for.
+    A structure is explained in the windows that cover it: the whole image or region where that is hardly
+    more than a window, else one window around the structure, else several that overlap by half, each
+    weighted by its share of the structure. What no window covers is 0. A structure that was not found is
+    explained by its probabilities in the middle of the region where it was looked for.
 
     Args:
         model: The network; the maps are computed on its device.
@@ -216,63 +218,63 @@ class _Scan:
         cancel: Callable[[], bool] | None,
     ) -> None:
         self.model, self.layer, self.cancel = model, layer, cancel
+        self.image = torch.from_numpy(array)
+        self.shape = tuple(array.shape[1:])
         self.flat = model.config.spatial_dims == 2
-        divisor = (1, *model.divisor) if self.flat else model.divisor
-        size = [1 if self.flat and axis == 0 else n for axis, n in enumerate(reversed(window))]
-        # A window that exceeds the image shrinks to it, rounded up to what the network can halve.
-        self.size = [
-            -(-min(n, have) // d) * d for n, have, d in zip(size, array.shape[1:], divisor, strict=True)
-        ]
-        self.shape = array.shape[1:]
-        pad = [max(0, n - have) for n, have in zip(self.size, self.shape, strict=True)]
-        # After normalisation 0 is the image's mean.
-        self.array = np.pad(array, [(0, 0), *((0, p) for p in pad)])
+        self.divisor = (1, *model.divisor) if self.flat else model.divisor
+        self.window = (1, *window[1::-1]) if self.flat else window[::-1]
         self.device = next(model.parameters()).device
-        self._kept: tuple[tuple[int, ...], _Window] | None = None
+        self._kept: tuple[Window, _Window] | None = None
 
     def map(self, mask: npt.NDArray[np.bool_], channel: int) -> npt.NDArray[np.float32]:
         """Raw Grad-CAM (k, j, i) of the structure at `mask`, (k, j, i) bool."""
-        total = np.zeros(self.array.shape[1:], np.float32)
-        count = np.zeros(self.array.shape[1:], np.float32)
-        padded = np.zeros(total.shape, np.bool_)
-        padded[tuple(slice(n) for n in self.shape)] = mask
+        total = np.zeros(self.shape, np.float32)
+        count = np.zeros(self.shape, np.float32)
+        found = torch.from_numpy(np.ascontiguousarray(mask))
         voxels = int(mask.sum())
-        for start in self._starts(padded):
+        for window in self._windows(mask):
             if self.cancel is not None and self.cancel():
                 raise Cancelled
-            where = tuple(slice(a, a + n) for a, n in zip(start, self.size, strict=True))
-            part = torch.from_numpy(padded[where]).to(self.device)
+            part = window.cut(found[None])[0].to(self.device)
             if voxels and not bool(part.any()):
                 continue
-            seen = self._window(start, where)
-            part = part[0] if self.flat else part
-            raw, over = seen.map(channel, self.layer, part if voxels else None)
-            share = over / voxels if voxels else 1.0
+            seen = self._seen(window)
+            raw, over = seen.map(channel, self.layer, (part[0] if self.flat else part) if voxels else None)
             up = _upsampled(raw, seen.x.shape[2:]).cpu().numpy()
-            total[where] += share * (up[None] if self.flat else up)
-            count[where] += 1
+            up = (up[None] if self.flat else up)[window.valid]
+            total[window.slices] += up * (over / voxels if voxels else 1.0)
+            count[window.slices] += 1
         total /= np.maximum(count, 1)
-        return total[tuple(slice(n) for n in self.shape)]
+        return total
 
-    def _window(self, start: tuple[int, ...], where: tuple[slice, ...]) -> _Window:
-        if self._kept is None or self._kept[0] != start:
-            x = torch.from_numpy(np.ascontiguousarray(self.array[(slice(None), *where)]))[None]
-            x = x[:, :, 0] if self.flat else x
-            self._kept = start, _Window(self.model, x.to(self.device))
+    def _seen(self, window: Window) -> _Window:
+        if self._kept is None or self._kept[0] != window:
+            x = window.cut(self.image)[None].to(self.device)
+            self._kept = window, _Window(self.model, x[:, :, 0] if self.flat else x)
         return self._kept[1]
 
-    def _starts(self, mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
-        """First voxels (k, j, i) of windows over the mask's bounding box, centred on it where one does."""
-        axes = []
-        for axis, (n, length) in enumerate(zip(self.size, mask.shape, strict=True)):
-            hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            low, high = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (length // 2, length // 2 + 1)
-            steps = 0 if high - low <= n else -(-(high - low - n) // max(1, n // 2))
-            first = (low + high - n) // 2 if steps == 0 else low
-            last = first if steps == 0 else high - n
-            points = np.linspace(first, last, steps + 1).round().astype(int)
-            axes.append(sorted({int(np.clip(p, 0, length - n)) for p in points}))
-        return list(product(*axes))
+    def _windows(self, mask: npt.NDArray[np.bool_]) -> list[Window]:
+        """The window that the engine would read the whole image in, else windows around the structure."""
+        whole = None if self.flat else whole_window(self.shape, self.window, self.divisor)
+        if whole is not None:
+            return [Window(0, (0, 0, 0), self.shape, whole)]
+        padded = tuple(
+            min(round_up(n, d), round_up(m, d))
+            for n, m, d in zip(self.window, self.shape, self.divisor, strict=True)
+        )
+        size = tuple(min(n, m) for n, m in zip(padded, self.shape, strict=True))
+        starts = product(*(self._starts(mask, axis, size[axis]) for axis in range(3)))
+        return [Window(index, start, size, padded) for index, start in enumerate(starts)]
+
+    @staticmethod
+    def _starts(mask: npt.NDArray[np.bool_], axis: int, size: int) -> list[int]:
+        length = mask.shape[axis]
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (length // 2, length // 2 + 1)
+        if high - low <= size:
+            return [min(max((low + high - size) // 2, 0), length - size)]
+        steps = -(-(high - low - size) // max(1, size // 2))
+        return sorted({round(low + step * (high - size - low) / steps) for step in range(steps + 1)})
 
 
 @contextmanager

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `dianet` command: arguments to jobs (`DIANetLib.worker`), results to text.
+
+Nothing heavy is imported until a job runs, so that `--help` and `models` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from DIANetLib import __version__
+from DIANetLib.console import (
+    guarded,
+    progress_display,
+    region_line,
+    structure_table,
+    table,
+    timing_line,
+)
+from DIANetLib.errors import InputError
+
+if TYPE_CHECKING:
+    from DIANetLib.inference.prediction import Box
+    from DIANetLib.worker.evaluation import Evaluation
+    from DIANetLib.worker.jobs import ImageSource, SegmentResult
+
+__all__ = ["main"]
+
+NOTICE = "For research use only. Not a medical device."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code.
+
+    Args:
+        arguments: Without the program's name; `sys.argv` when None.
+    """
+    parsed = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    return guarded(lambda: int(parsed.run(parsed)), debug=parsed.debug)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Join `--roi` and its value: argparse takes one that starts with a minus for an option."""
+    joined: list[str] = []
+    for text in arguments:
+        if joined and joined[-1] == "--roi" and text.startswith("-"):
+            joined[-1] = f"--roi={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"dianet: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks and warnings of libraries")
+    parser = _Parser(
+        prog="dianet",
+        description=f"Medical image segmentation with uncertainty and explanations. {NOTICE}",
+        epilog="`dianet COMMAND --help` lists a command's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"dianet {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_segment(
+        commands.add_parser(
+            "segment",
+            parents=[common],
+            help="segment an image and say how sure the model is",
+            description=f"Segment an image, with uncertainty and Grad-CAM, into a folder. {NOTICE}",
+            epilog="Example: dianet segment head.nii.gz --model hippocampus --output result",
+        )
+    )
+    _add_evaluate(
+        commands.add_parser(
+            "evaluate",
+            parents=[common],
+            help="compare an output folder with a reference",
+            description="Compare an output folder with a reference labelmap: Dice, HD95, NSD at 1 mm, ECE,"
+            " error AUROC, AURC. Writes evaluation.json and evaluation.csv into the folder.",
+            epilog="Example: dianet evaluate result --reference manual.nii.gz --map 1=hippocampus_anterior",
+        )
+    )
+    models = commands.add_parser(
+        "models",
+        parents=[common],
+        help="list the models",
+        description="List the models, with what they find.",
+    )
+    models.add_argument("--verify", action="store_true", help="also compare the weights with their hash")
+    models.set_defaults(run=_models)
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[common],
+        help="check this machine and installation",
+        description="Check this machine and installation, and say what to do about each problem. Exits with 1"
+        " if there is one.",
+    )
+    doctor.add_argument(
+        "--output", type=Path, default=Path(), help="folder whose disk to check (default: here)"
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE",
+        help="NIfTI, NRRD or MetaImage file, or a folder with a DICOM series; one per modality, in the order"
+        " of the model",
+    )
+    parser.add_argument(
+        "--modality",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="an image by the name of its modality; may be repeated",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="NAME|DIR", help="see `dianet models`, or a model folder"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output folder")
+    parser.add_argument(
+        "--roi",
+        metavar="BOX|MASK",
+        help="where to look: x1,x2,y1,y2,z1,z2 in mm (RAS, as 3D Slicer shows them), or the file of a mask"
+        " whose bounding box is taken; default: the model finds it",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=10,
+        metavar="T",
+        help="stochastic passes (default: 10); 0 for one plain pass",
+    )
+    parser.add_argument(
+        "--explain",
+        nargs="+",
+        default=["all"],
+        metavar="STRUCTURE",
+        help="structures to compute Grad-CAM for; all (default) or none",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the stochastic passes (default: 0)")
+    parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.set_defaults(run=_segment)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="an output folder of `dianet segment`")
+    parser.add_argument(
+        "--reference",
+        required=True,
+        type=Path,
+        metavar="LABELS",
+        help="labelmap on the same grid, or .seg.nrrd",
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        metavar="VALUE=STRUCTURE[+...]",
+        help="what a value of the reference stands for; a structure without its side stands for both; may be"
+        " repeated. Default: equal values",
+    )
+    parser.set_defaults(run=_evaluate)
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from DIANetLib.worker.jobs import SegmentRequest, segment
+
+    explain = tuple(options.explain)
+    request = SegmentRequest(
+        images=_images(options),
+        model=options.model,
+        output=options.output,
+        roi=_roi(options.roi),
+        device=options.device,
+        samples=options.samples,
+        seed=options.seed,
+        explain="all" if explain == ("all",) else "none" if explain == ("none",) else explain,
+        series=options.series,
+        overwrite=options.overwrite,
+    )
+    with progress_display(quiet=options.quiet) as progress:
+        result = segment(request, progress=progress)
+    print(_summary(result))
+    return 0
+
+
+def _summary(result: SegmentResult) -> str:
+    prediction = result.prediction
+    return "\n".join(
+        [
+            structure_table(prediction),
+            "",
+            region_line(result.regions, prediction),
+            *(f"Warning: {text}" for text in prediction.warnings),
+            timing_line(prediction.timings),
+            f"Wrote {result.paths.directory}, to read: {result.paths.report}",
+            NOTICE,
+        ]
+    )
+
+
+def _images(options: argparse.Namespace) -> tuple[ImageSource, ...]:
+    from DIANetLib.worker.jobs import ImageSource
+
+    images = [ImageSource(path) for path in options.images]
+    for text in options.modality:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"The modality {text!r} is not of the form NAME=PATH.")
+        images.append(ImageSource(Path(path), name))
+    return tuple(images)
+
+
+def _roi(text: str | None) -> Box | Path | None:
+    from DIANetLib.worker.jobs import box_from_ras
+
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        if Path(text).exists():
+            return Path(text)
+        raise InputError(
+            f"The region of interest {text!r} is neither a file nor six numbers.",
+            remedy="Give x1,x2,y1,y2,z1,z2 in mm, or the file of a mask.",
+        ) from None
+    return box_from_ras(numbers)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from DIANetLib.worker.evaluation import evaluate, parse_mapping
+
+    mapping = parse_mapping(options.map) if options.map else None
+    print(_evaluation_text(evaluate(options.directory, options.reference, mapping=mapping)))
+    return 0
+
+
+def _evaluation_text(result: Evaluation) -> str:
+    rows = [
+        (
+            s.structure,
+            f"{s.dice:.3f}",
+            f"{s.hd95_mm:.2f}",
+            f"{s.nsd:.3f}",
+            f"{s.volume_ml:.2f}",
+            f"{s.reference_ml:.2f}",
+        )
+        for s in result.scores
+    ]
+    mean = ("mean", f"{result.mean_dice:.3f}", f"{result.mean_hd95_mm:.2f}", f"{result.mean_nsd:.3f}", "", "")
+    header = ("structure", "Dice", "HD95 mm", "NSD 1 mm", "ml", "reference ml")
+    figures = [
+        ("error AUROC", result.error_auroc),
+        ("AURC", result.aurc),
+        ("normalised AURC", result.normalised_aurc),
+        ("ECE", result.ece),
+    ]
+    text = ", ".join(f"{name} {'-' if value != value else f'{value:.3f}'}" for name, value in figures)
+    judged = f"{result.uncertainty}, {result.voxels:,} voxels within 3 of a structure"
+    return f"{table(header, [*rows, mean])}\n\n{text} ({judged})"
+
+
+def _models(options: argparse.Namespace) -> int:
+    from DIANetLib.bundle import search_paths
+    from DIANetLib.worker.jobs import models
+
+    entries = models(verify=options.verify)
+    if not entries:
+        looked = ", ".join(map(str, search_paths())) or "nowhere"
+        print(f"No models in {looked}; $DIANET_MODELS may name folders of models.")
+    for entry in entries:
+        if entry.metadata is None or entry.problem is not None:
+            print(f"{entry.name}: cannot be used. {entry.problem}\n  {entry.path}")
+            continue
+        section = entry.metadata.dianet
+        inputs = ", ".join(modality.name for modality in section.modalities)
+        found = ", ".join(structure.key for structure in section.structures)
+        dice = section.figures.get("mean_dice")
+        figure = f", mean Dice {dice:.3f} on cases not trained on" if isinstance(dice, int | float) else ""
+        print(f"{entry.name} {entry.metadata.version}: {entry.metadata.task}")
+        print(f"  input: {inputs}; {section.size_bytes / 1e6:.1f} MB{figure}")
+        print(f"  structures: {found}")
+        if section.localiser is not None:
+            print(f"  finds where to look with: {section.localiser.model}")
+        print(f"  {entry.path}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from DIANetLib.doctor import examine, report
+
+    checks = examine(options.output)
+    print(report(checks))
+    return int(any(check.problem for check in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
