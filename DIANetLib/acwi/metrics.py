@@ -16,7 +16,9 @@ Arrays are numpy; *S are 2 or 3 spatial axes, (k, j, i) for a `Volume`. Spacings
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -68,11 +70,11 @@ def hd95(prediction: npt.ArrayLike, reference: npt.ArrayLike, spacing_mm: Sequen
         alike = not predicted.any() and not true.any()
         return 0.0 if alike else math.hypot(*(n * s for n, s in zip(predicted.shape, spacing, strict=True)))
     predicted, true = _cropped(predicted, true)
-    return float(
-        compute_hausdorff_distance(
+    with _without_monais_own_deprecation():
+        distance = compute_hausdorff_distance(
             _tensor(predicted), _tensor(true), include_background=True, percentile=95, spacing=spacing
         )
-    )
+    return float(distance)
 
 
 def nsd(
@@ -102,8 +104,8 @@ def nsd(
     if not predicted.any() or not true.any():
         return float(not predicted.any() and not true.any())
     predicted, true = _cropped(predicted, true)
-    return float(
-        compute_surface_dice(
+    with _without_monais_own_deprecation():
+        share = compute_surface_dice(
             _tensor(predicted),
             _tensor(true),
             class_thresholds=[tolerance_mm],
@@ -111,7 +113,7 @@ def nsd(
             spacing=spacing,
             use_subvoxels=True,
         )
-    )
+    return float(share)
 
 
 def dilated_mask(labels: npt.ArrayLike, voxels: float = 3) -> BoolArray:
@@ -228,6 +230,14 @@ def normalised_aurc(
         return math.nan
     best = _mean_risk(np.sort(wrong).astype(np.float64))
     return (aurc(uncertainty, error, mask) - best) / (float(wrong.mean()) - best)
+
+
+@contextmanager
+def _without_monais_own_deprecation() -> Iterator[None]:
+    """MONAI 1.5 and 1.6 warn of an argument that their surface metrics themselves pass on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        yield
 
 
 def _mean_risk(errors: FloatArray) -> float:

@@ -33,7 +33,7 @@ Point = tuple[float, float, float]
 SCHEMA = "dianet.regions"
 SCHEMA_VERSION = 1
 
-_PLACES_PER_REGION = 20  # far more places than regions asked for: the rest could not reach the list
+_PLACES_PER_REGION = 10  # places come in falling order of error: later ones could not reach the list
 
 
 @dataclass(frozen=True)
