@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an image file's own header says, before a reader repairs it.
 
-ITK sets a zero NIfTI spacing to 1, drops the sign of a negative one and falls back from a singular
-orientation without a word, and its NIfTI code prints to stderr when a file ends early. Looking at the bytes
-first lets each of these become a sentence. Sources: the NIfTI-1 and NIfTI-2 header definitions (nifti1.h,
-nifti2.h), the NRRD 5 format definition, and ITK's MetaImage header documentation.
+ITK sets a zero NIfTI spacing to 1, drops the sign of a negative one, falls back from a singular orientation
+and reads NaN and infinite voxels as 0 without a word, and its NIfTI code prints to stderr when a file ends
+early. Looking at the bytes first lets each of these become a sentence. Sources: the NIfTI-1 header definition
+(nifti1.h), the NRRD 5 format definition, and ITK's MetaImage header documentation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,7 @@ _TRUNCATED = "Copy or download it again."
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI_COLOUR = {128: 3, 2304: 4}  # datatype codes RGB24 and RGBA32
 _NIFTI_COMPLEX = (32, 1792, 2048)
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Header:
         sform_only: The sform is the only orientation that the file has.
         components: Values per voxel.
         color: The values are declared as a colour.
+        length: Bytes that the file must have, uncompressed; 0 if the header does not tell.
+        floats: Offset and type of a NIfTI file's floating point voxels.
+        not_finite: How many of those are NaN or infinite. ITK reads them as 0.
     """
 
     sizes: tuple[int, ...]
@@ -53,6 +57,9 @@ class Header:
     sform_only: bool = False
     components: int = 1
     color: bool = False
+    length: int = 0
+    floats: tuple[int, np.dtype[Any]] | None = None
+    not_finite: int = 0
 
 
 def read_header(path: Path) -> Header | None:
@@ -69,46 +76,54 @@ def read_header(path: Path) -> Header | None:
             voxels do, or has a header that makes no sense.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(4)
+        with path.open("rb") as raw:
+            start = raw.read(2)
             if not start:
                 raise InputError(f"The file {path} is empty.", remedy=_TRUNCATED)
-            if start[:2] == b"\x1f\x8b":
-                beginning, length = _unzip(path)
-            else:
-                file.seek(0)
-                beginning, length = file.read(_CHUNK), path.stat().st_size
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    if beginning.startswith(b"NRRD"):
-        return _nrrd(path, beginning)
-    if beginning[:4] in (struct.pack("<i", 348), struct.pack(">i", 348)) and beginning[344:346] in (
-        b"n+",
-        b"ni",
-    ):
-        return _nifti(path, beginning, length, version=1)
-    if beginning[:4] in (struct.pack("<i", 540), struct.pack(">i", 540)) and beginning[4:6] in (b"n+", b"ni"):
-        return _nifti(path, beginning, length, version=2)
-    if path.suffix.lower() in (".mha", ".mhd") and b"ElementType" in beginning[:4096]:
-        return _metaimage(path, beginning, length)
-    return None
-
-
-def _unzip(path: Path) -> tuple[bytes, int]:
-    """Decompress a whole gzip file to see that it is complete; return its beginning and its full length."""
-    try:
-        with gzip.open(path, "rb") as file:
-            beginning = _read_fully(file, _CHUNK)
-            length = len(beginning)
-            while chunk := file.read(_CHUNK):
-                length += len(chunk)
+            raw.seek(0)
+            if start == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=raw) as unzipped:
+                    return _scan(path, unzipped, whole=True)
+            return _scan(path, raw, whole=False)
     except EOFError as error:
         raise InputError(
             f"The compressed file {path} is truncated: it ends before its data does.", remedy=_TRUNCATED
         ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"The compressed file {path} is damaged ({error}).", remedy=_TRUNCATED) from error
-    return beginning, length
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _scan(path: Path, file: BinaryIO | gzip.GzipFile, *, whole: bool) -> Header | None:
+    """Parse the header; read on to the end if the stream must be checked or floating point voxels counted."""
+    beginning = _read_fully(file, _CHUNK)
+    header = _parse(path, beginning)
+    floats = None if header is None else header.floats
+    if not whole and floats is None:
+        length = path.stat().st_size
+    else:
+        offset, voxel_type = floats or (0, np.dtype(np.uint8))
+        length = len(beginning)
+        voxels, not_finite = beginning[offset:], 0
+        while True:
+            usable = len(voxels) - len(voxels) % voxel_type.itemsize
+            if floats is not None:
+                values = np.frombuffer(voxels[:usable], voxel_type)
+                not_finite += int(values.size - np.isfinite(values).sum())
+            chunk = file.read(_CHUNK)
+            if not chunk:
+                break
+            length += len(chunk)
+            voxels = voxels[usable:] + chunk
+        if header is not None:
+            header = replace(header, not_finite=not_finite)
+    if header is not None and length < header.length:
+        raise InputError(
+            f"The file {path} is truncated: its header announces {header.length:,} bytes, it has {length:,}.",
+            remedy=_TRUNCATED,
+        )
+    return header
 
 
 def _read_fully(file: BinaryIO | gzip.GzipFile, count: int) -> bytes:
@@ -119,38 +134,41 @@ def _read_fully(file: BinaryIO | gzip.GzipFile, count: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_length(path: Path, expected: int, got: int) -> None:
-    if got < expected:
+def _parse(path: Path, data: bytes) -> Header | None:
+    if data.startswith(b"NRRD"):
+        return _nrrd(path, data)
+    if data[:4] in (struct.pack("<i", 348), struct.pack(">i", 348)):
+        return _nifti(path, data)
+    if data[:4] in (struct.pack("<i", 540), struct.pack(">i", 540)) and data[5:6] in (b"+", b"i"):
         raise InputError(
-            f"The file {path} is truncated: its header announces {expected:,} bytes, it has {got:,}.",
-            remedy=_TRUNCATED,
+            f"The file {path} is in NIfTI-2 format, expected NIfTI-1, NRRD or MetaImage.",
+            remedy="Convert it, for example with nib-convert or by saving it as NRRD.",
         )
+    if path.suffix.lower() in (".mha", ".mhd") and b"ElementType" in data[:4096]:
+        return _metaimage(path, data)
+    return None
 
 
-def _nifti(path: Path, data: bytes, length: int, *, version: int) -> Header:
-    order = "<" if data[0] != 0 else ">"  # the first byte of 348 or 540 is zero only when big-endian
-    size = 348 if version == 1 else 540
-    _check_length(path, size, len(data))
+def _nifti(path: Path, data: bytes) -> Header:
+    order = "<" if data[0] != 0 else ">"  # the first byte of 348 is zero only when it is big-endian
+    if len(data) < 348:
+        raise InputError(f"The file {path} is truncated: its header is cut off.", remedy=_TRUNCATED)
 
     def field(form: str, offset: int) -> tuple[float, ...]:
         return struct.unpack_from(order + form, data, offset)
 
-    if version == 1:
-        dims, pixdim = field("8h", 40), field("8f", 76)
-        (datatype, bits), (offset,) = field("2h", 70), field("f", 108)
-        (qform, sform), rows = field("2h", 252), field("12f", 280)
-    else:
-        dims, pixdim = field("8q", 16), field("8d", 104)
-        (datatype, bits), (offset,) = field("2h", 12), field("q", 168)
-        (qform, sform), rows = field("2i", 344), field("12d", 400)
+    dims, pixdim = field("8h", 40), field("8f", 76)
+    (datatype, bits), (offset,) = field("2h", 70), field("f", 108)
+    (qform, sform), rows = field("2h", 252), field("12f", 280)
     rank = int(dims[0])
     if not 1 <= rank <= 7 or any(n < 1 for n in dims[1 : rank + 1]):
         raise InputError(
             f"The NIfTI header of {path} is damaged: its dimensions are {dims}.", remedy=_TRUNCATED
         )
     sizes = tuple(int(n) for n in dims[1 : rank + 1])
-    if data[(344 if version == 1 else 4) :][:2] == b"n+":
-        _check_length(path, int(offset) + math.prod(sizes) * int(bits) // 8, length)
+    single_file = data[344:347] == b"n+1"
+    length = int(offset) + math.prod(sizes) * int(bits) // 8 if single_file else 0
+    floats = _NIFTI_FLOATS.get(int(datatype)) if single_file else None
     components = _NIFTI_COLOUR.get(int(datatype), 2 if datatype in _NIFTI_COMPLEX else 1)
     if rank >= 5:  # NIfTI keeps vectors along the fifth axis
         components, sizes = components * sizes[4], (*sizes[:4], *sizes[5:])
@@ -164,6 +182,8 @@ def _nifti(path: Path, data: bytes, length: int, *, version: int) -> Header:
         sform_only=sform > 0 and qform <= 0,
         components=components,
         color=int(datatype) in _NIFTI_COLOUR,
+        length=length,
+        floats=None if floats is None else (int(offset), np.dtype(order + floats)),
     )
 
 
@@ -215,9 +235,9 @@ def _nrrd_vector(word: str) -> list[float] | None:
     return None if word.lower() == "none" else [float(number) for number in word.strip("()").split(",")]
 
 
-def _metaimage(path: Path, data: bytes, length: int) -> Header:
+def _metaimage(path: Path, data: bytes) -> Header:
     fields: dict[str, str] = {}
-    end = 0
+    end = length = 0
     for line in data[:_TEXT_LIMIT].split(b"\n"):
         end += len(line) + 1
         key, _, value = line.decode("latin-1").partition("=")
@@ -239,12 +259,12 @@ def _metaimage(path: Path, data: bytes, length: int) -> Header:
                 expected = int(fields.get("CompressedDataSize", "0"))
             else:
                 expected = math.prod(sizes) * components * _MET_BYTES.get(fields["ElementType"], 0)
-            _check_length(path, end + expected, length)
+            length = end + expected
     except (KeyError, ValueError) as error:
         raise InputError(
             f"The MetaImage header of {path} is damaged ({error}).", remedy=_TRUNCATED
         ) from error
-    return Header(sizes=sizes, spacing=spacing, columns=columns, components=components)
+    return Header(sizes=sizes, spacing=spacing, columns=columns, components=components, length=length)
 
 
 _MET_BYTES = {

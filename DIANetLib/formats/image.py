@@ -8,6 +8,7 @@ NIfTI is given back bit for bit, because its sform is read as it is written.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,8 @@ def _read_file(path: Path) -> Volume:
     header = inspect(path)
     if header is not None:  # before the voxels are read: a 4-D image may be large
         check_axes(str(path), header.sizes, header.components, color=header.color)
+        if header.not_finite:
+            raise _not_finite(str(path), header.not_finite, math.prod(header.sizes))
     name = path.name.removesuffix(".gz").removesuffix(path.suffix).removesuffix(".nii").removesuffix(".seg")
     volume = from_sitk(load(path, header), name=name, source=str(path))
     if header is not None and header.affine is not None:
@@ -223,7 +226,11 @@ def _check_finite(array: npt.NDArray[Any], what: str) -> None:
         return
     bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in array)
     if bad:
-        raise InputError(
-            f"The image {what} has {bad} of {array.size} voxels NaN or infinite.",
-            remedy="Replace them, for example by 0, before segmenting.",
-        )
+        raise _not_finite(what, bad, array.size)
+
+
+def _not_finite(what: str, bad: int, voxels: int) -> InputError:
+    return InputError(
+        f"The image {what} has {bad} of {voxels} voxels NaN or infinite.",
+        remedy="Replace them, for example by 0, before segmenting.",
+    )
