@@ -106,9 +106,15 @@ if [ ! -e "$folder" ]; then
 fi
 
 # --- the packages -------------------------------------------------------------------------------------------------
+if [ -f "$stamp" ]; then
+    quiet=--quiet  # else pip names every package that is there already
+    say "bringing $folder up to date"
+else
+    quiet=
+    say "installing the library and what it needs into $folder (once; takes minutes, torch alone is a large download)"
+fi
 rm -f "$stamp"
-say "installing the library and what it needs into $folder (once; takes minutes, torch alone is a large download)"
-PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install \
+PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install $quiet \
     --constraint constraints.txt --editable ".[$extras]" ||
     fail "the installation did not complete; pip's last lines above say why" \
         "(often no network, or a full disk: $(df -h . | awk 'NR==2 {print $4}') are free here). Run make again to go on."
