@@ -125,7 +125,7 @@ class TestSettingUpTheEnvironment:
             f"""
 case "$*" in
     *sys.version_info\\[:2\\]\\ \\<=*) exit {0 if version_ok else 1} ;;
-    *ensurepip*) exit {0 if ensurepip else 1} ;;
+    *ensurepip*) test -e {clone.parent / "apt-installed"} || exit {0 if ensurepip else 1} ;;
     *"import pip, sys"*) exit 1 ;;
     *python%d.%d-venv*) echo python3.11-venv ;;
     "-m venv "*) mkdir -p "$3/bin"; cat "$0" >"$3/bin/python"; chmod +x "$3/bin/python" ;;
@@ -203,6 +203,37 @@ esac
         assert done.returncode == 1
         assert "sudo apt-get install python3.11-venv" in done.stderr
         assert not (sandbox / ".venv").exists()
+
+    @pytest.mark.parametrize("through", ["root", "sudo without a password"])
+    def test_the_missing_debian_package_is_installed_where_that_needs_no_password(self, sandbox, through):
+        self.fake_python(sandbox, ensurepip=False)
+        tools = sandbox.parent / "tools"
+        (tools / "env").symlink_to(shutil.which("env"))
+        (tools / "touch").symlink_to(shutil.which("touch"))
+        installed = sandbox.parent / "apt-installed"
+        write_program(tools / "apt-get", f'case "$*" in *install*python3.11-venv) touch {installed} ;; esac')
+        if through == "root":
+            write_program(tools / "id", "echo 0")
+        else:
+            write_program(tools / "sudo", 'shift; "$@"')
+            (tools / "true").symlink_to(shutil.which("true"))
+
+        done = self.run(sandbox)
+
+        assert done.returncode == 0, done.stderr
+        assert installed.exists()
+        assert "installing the system package(s) python3.11-venv" in done.stderr
+
+    def test_a_sudo_that_asks_for_a_password_is_not_used(self, sandbox):
+        self.fake_python(sandbox, ensurepip=False)
+        tools = sandbox.parent / "tools"
+        write_program(tools / "apt-get", "exit 1")
+        write_program(tools / "sudo", "exit 1")
+
+        done = self.run(sandbox)
+
+        assert done.returncode == 1
+        assert "sudo apt-get install python3.11-venv" in done.stderr
 
     def test_a_folder_that_is_no_environment_is_left_alone(self, sandbox):
         self.fake_python(sandbox)
