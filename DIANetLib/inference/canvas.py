@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From maps on the network's grid to a prediction on the input's grid, region by region.
+
+Channels are restored one at a time and pasted into the region's place; arrays over the whole image are
+allocated as zeros, whose pages take no memory until they are written. Where regions overlap, the more
+confident label and the larger uncertainty win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from DIANetLib.acwi.uncertainty import UncertaintyMaps
+from DIANetLib.inference.prediction import Box, ModelRef, Prediction
+from DIANetLib.preprocess import Prepared, part_of, restore_box, restore_labels
+from DIANetLib.structures import Structure
+from DIANetLib.volume import Geometry, Volume
+
+__all__ = ["Canvas"]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Canvas:
+    """Results on the input's grid, empty at first.
+
+    Args:
+        geometry: Grid of the first input.
+        structures: All that the prediction will list.
+        probabilities: Whether to keep the structures' probabilities.
+    """
+
+    def __init__(
+        self, geometry: Geometry, structures: Sequence[Structure], *, probabilities: bool = False
+    ) -> None:
+        self.geometry = geometry
+        self.structures = tuple(structures)
+        self._labels: npt.NDArray[np.uint8] = np.zeros(geometry.shape, np.uint8)
+        self._error = self._blank()
+        self._uncertainty = {kind: self._blank() for kind in ("total", "aleatoric", "epistemic")}
+        self._variance = {structure.key: self._blank() for structure in structures}
+        self._probabilities = {s.key: self._blank() for s in structures} if probabilities else None
+        self._own = dict.fromkeys(self._variance, 0.0)  # sum of p over the structure's own voxels
+        self._soft = dict.fromkeys(self._variance, 0.0)  # sum of p over all voxels
+        self._voxels = dict.fromkeys(self._variance, 0)
+
+    def add(
+        self,
+        prepared: Prepared,
+        maps: UncertaintyMaps,
+        channels: Sequence[Structure],
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Put the results of one region in their place.
+
+        Args:
+            prepared: The region that the network read.
+            maps: (K, k, j, i) and (k, j, i) on its grid.
+            channels: What the channels 1 to K - 1 stand for.
+            check: Called between steps; what it raises ends the work.
+        """
+        mean: FloatArray = maps.mean_probability.numpy()
+        found = restore_labels(mean, prepared)
+        check()
+        self._add_labels(prepared, found.labels, found.confidence, channels)
+        for channel, structure in enumerate(channels, start=1):
+            own = found.labels == channel
+            self._voxels[structure.key] += int(np.count_nonzero(own))
+            self._own[structure.key] += float(found.confidence[own].sum(dtype=np.float64))
+            self._soft[structure.key] += float(found.soft_voxels[channel])
+            self._keep_largest(self._variance[structure.key], maps.variance[channel].numpy(), prepared)
+            if self._probabilities is not None:
+                self._keep_largest(self._probabilities[structure.key], mean[channel], prepared)
+            check()
+        # Interpolation is linear, so the parts still add up to the total.
+        self._keep_largest(self._uncertainty["aleatoric"], maps.aleatoric.numpy(), prepared)
+        self._keep_largest(self._uncertainty["epistemic"], maps.epistemic.numpy(), prepared)
+        self._keep_largest(self._uncertainty["total"], maps.total.numpy(), prepared)
+        if maps.heteroscedastic is not None:
+            target = self._uncertainty.setdefault("heteroscedastic", self._blank())
+            self._keep_largest(target, maps.heteroscedastic.numpy(), prepared)
+
+    def prediction(
+        self,
+        *,
+        samples: int,
+        device: str,
+        timings: Mapping[str, float],
+        warnings: Sequence[str],
+        regions: Sequence[Box],
+        model: ModelRef,
+        localiser: ModelRef | None,
+        frame: Volume,
+    ) -> Prediction:
+        """The finished prediction; ``frame`` is the input whose frame of reference the volumes get."""
+
+        def volume(array: npt.NDArray[Any], name: str) -> Volume:
+            return Volume(array, self.geometry, name, frame_of_reference=frame.frame_of_reference)
+
+        confidence: dict[str, float | None] = {}
+        expected: dict[str, float | None] = {}
+        for key, voxels in self._voxels.items():
+            confidence[key] = min(1.0, self._own[key] / voxels) if voxels else None
+            expected[key] = min(1.0, 2 * self._own[key] / (voxels + self._soft[key])) if voxels else None
+        counts = np.bincount(self._labels.ravel(), minlength=256)
+        ml = self.geometry.voxel_volume_ml
+        names = {s.key: s.name for s in self.structures}
+        return Prediction(
+            geometry=self.geometry,
+            structures=self.structures,
+            labels=volume(self._labels, "Labels"),
+            uncertainty={k: volume(a, f"{k.capitalize()} uncertainty") for k, a in self._uncertainty.items()},
+            variance={k: volume(a, f"Variance of {names[k]}") for k, a in self._variance.items()},
+            confidence=confidence,
+            expected_dice=expected,
+            volumes_ml={s.key: float(counts[s.value]) * ml for s in self.structures},
+            error_probability=volume(self._error, "Error probability"),
+            samples=samples,
+            device=device,
+            timings=dict(timings),
+            warnings=tuple(warnings),
+            regions_of_interest=tuple(regions),
+            model=model,
+            probabilities=None
+            if self._probabilities is None
+            else {k: volume(a, f"Probability of {names[k]}") for k, a in self._probabilities.items()},
+            localiser=localiser,
+        )
+
+    def _add_labels(
+        self,
+        prepared: Prepared,
+        labels: npt.NDArray[np.uint8],
+        confidence: FloatArray,
+        channels: Sequence[Structure],
+    ) -> None:
+        values = np.array([0, *(structure.value for structure in channels)], np.uint8)
+        there, error = part_of(self._labels, prepared), part_of(self._error, prepared)
+        wrong = np.clip(1.0 - confidence, 0.0, 1.0)
+        better = (labels > 0) & ((there == 0) | (wrong < error))
+        np.copyto(there, values[labels], where=better)
+        np.maximum(error, wrong, out=error)
+
+    def _keep_largest(self, array: FloatArray, values: FloatArray, prepared: Prepared) -> None:
+        there = part_of(array, prepared)
+        np.maximum(there, restore_box(values, prepared), out=there)
+
+    def _blank(self) -> FloatArray:
+        return np.zeros(self.geometry.shape, np.float32)

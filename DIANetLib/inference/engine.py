@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: volumes in, a prediction on the input's grid out.
+
+    volumes -> prepare -> [localise] -> windows: encode once, decode T times, running sums -> blend -> restore
+
+Paper section 3.4 (ACWI): maps from equations 31 to 35, calibrated by the model's temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from DIANetLib.acwi.uncertainty import UncertaintyMaps
+from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
+from DIANetLib.errors import BundleError, InputError
+from DIANetLib.inference.canvas import Canvas
+from DIANetLib.inference.cascade import find_instances, is_crop, sided
+from DIANetLib.inference.grid import GridRun, NetworkSource
+from DIANetLib.inference.memory import describe_device, resolve_device
+from DIANetLib.inference.meter import Meter
+from DIANetLib.inference.prediction import Box, ModelRef, Prediction, Progress
+from DIANetLib.preprocess import Prepared, PreprocessConfig, on_one_grid, prepare
+from DIANetLib.structures import Structure
+from DIANetLib.volume import Volume
+
+__all__ = ["Model", "Region", "Segmenter", "assign_modalities"]
+
+
+class Model(NetworkSource, Protocol):
+    """What the engine asks of a model; `DIANetLib.bundle.LoadedModel` has all of it."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for messages."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name, version and hash."""
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """What the output channels 1, 2, ... stand for."""
+
+    @property
+    def modalities(self) -> tuple[ModalitySpec, ...]:
+        """What the input channels stand for."""
+
+    @property
+    def localiser(self) -> LocaliserSpec | None:
+        """How the region to look at is found."""
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """How images are prepared."""
+
+    def load_localiser(self) -> Model | None:
+        """The model that finds the region."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of the image that the network reads.
+
+    Attributes:
+        prepared: What it reads.
+        structures: What its output channels 1, 2, ... stand for there.
+        box: Where it lies, LPS mm; None for the whole image.
+    """
+
+    prepared: Prepared
+    structures: tuple[Structure, ...]
+    box: Box | None
+
+
+class Segmenter:
+    """Segments images with one model; the network stays loaded between calls.
+
+    Args:
+        model: The model.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Attributes:
+        device: The device meant.
+        kept: Regions of the latest call that asked for ``keep_features``.
+
+    Raises:
+        DeviceError: The device is not there.
+    """
+
+    def __init__(self, model: Model, device: str = "auto") -> None:
+        self.model = model
+        self.device = resolve_device(device)
+        self.kept: tuple[Region, ...] = ()
+        self._localiser: Model | None = None
+
+    def segment(
+        self,
+        volumes: Sequence[Volume],
+        *,
+        samples: int = 10,
+        seed: int = 0,
+        roi: Box | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        keep_features: bool = False,
+        keep_probabilities: bool = False,
+    ) -> Prediction:
+        """Segment one case.
+
+        Args:
+            volumes: One per modality of the model, in its order or named by `Volume.modality`.
+            samples: Stochastic passes, T; 0 is one plain pass.
+            seed: Equal seeds give equal results, however samples are batched.
+            roi: Only look here, and run no localiser; LPS mm.
+            progress: Called with every step.
+            cancel: Asked before every layer of the network; True ends the call.
+            keep_features: Keep what the network read in `kept`, for explanations.
+            keep_probabilities: Have the structures' probabilities in the prediction.
+
+        Raises:
+            Cancelled: ``cancel`` said so.
+            DeviceError: Memory does not suffice for the smallest window, not even on the CPU.
+            InputError: The volumes are not what the model needs, or what it looks for is not there.
+        """
+        if samples < 0 or seed < 0:
+            raise InputError(f"samples and seed must be 0 or more, got {samples} and {seed}.")
+        run = _Run(self, samples, seed, Meter(progress, cancel))
+        prediction, regions = run.segment(volumes, roi, keep_probabilities)
+        if keep_features:
+            self.kept = regions
+        return prediction
+
+    def load_localiser(self) -> Model:
+        """The model's localiser, loaded at the first call.
+
+        Raises:
+            BundleError: It is not there or not usable.
+        """
+        if self._localiser is None:
+            self._localiser = self.model.load_localiser()
+        if self._localiser is None:
+            raise BundleError(f"the model '{self.model.name}' names no localiser.")
+        return self._localiser
+
+
+def assign_modalities(model: Model, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+    """The volumes in the order of the model's modalities.
+
+    Volumes that all name a modality of the model go by name, else the order given is the order meant.
+
+    Raises:
+        InputError: There are not as many as the model needs, or one modality is there twice.
+    """
+    specs = model.modalities
+    wanted = ", ".join(spec.name for spec in specs)
+    got = ", ".join(volume.modality or volume.name or "unnamed" for volume in volumes)
+    if len(volumes) != len(specs):
+        noun = "modality" if len(specs) == 1 else "modalities"
+        raise InputError(
+            f"expected {len(specs)} {noun} ({wanted}) for model '{model.name}', got {len(volumes)}"
+            f"{f' ({got})' if got else ''}.",
+            remedy="Give one image per modality, or choose another model.",
+        )
+    named = [
+        next((n for n, spec in enumerate(specs) if volume.modality and spec.matches(volume.modality)), None)
+        for volume in volumes
+    ]
+    if len(specs) == 1 or None in named:
+        return tuple(volumes)
+    if len(set(named)) < len(named):
+        raise InputError(f"model '{model.name}' needs {wanted}, each once; got {got}.")
+    return tuple(volumes[named.index(n)] for n in range(len(specs)))
+
+
+class _Run:
+    """One call of `Segmenter.segment`."""
+
+    def __init__(self, segmenter: Segmenter, samples: int, seed: int, meter: Meter) -> None:
+        self.segmenter, self.model = segmenter, segmenter.model
+        self.samples, self.seed, self.meter = samples, seed, meter
+        self.device = segmenter.device
+        self.warnings: list[str] = []
+        self.localiser: ModelRef | None = None
+
+    def segment(
+        self, volumes: Sequence[Volume], roi: Box | None, probabilities: bool
+    ) -> tuple[Prediction, tuple[Region, ...]]:
+        with self.meter.stage("prepare"):
+            aligned, notes = on_one_grid(assign_modalities(self.model, volumes))
+            self.warnings += notes
+            self._refuse_single_slice(self.model, aligned[0])
+        regions, structures = self._regions(aligned, roi)
+
+        runs: list[GridRun] = []
+        for region in regions:
+            first = sum(len(run.windows) for run in runs)
+            runs.append(self._grid_run(self.model, region.prepared, self.samples, first))
+        canvas = Canvas(aligned[0].geometry, structures, probabilities=probabilities)
+        with self.meter.stage("segment", sum(run.steps for run in runs)):
+            results = [self._maps(run) for run in runs]
+        with self.meter.stage("restore", len(regions)):
+            for region, maps in zip(regions, results, strict=True):
+                canvas.add(region.prepared, maps, region.structures, check=self.meter.check)
+                self.meter.advance()
+        prediction = canvas.prediction(
+            samples=self.samples,
+            device=describe_device(self.device),
+            timings=self.meter.timings,
+            warnings=tuple(dict.fromkeys(self.warnings)),
+            regions=tuple(region.box for region in regions if region.box is not None),
+            model=self.model.ref,
+            localiser=self.localiser,
+            frame=aligned[0],
+        )
+        return prediction, regions
+
+    def _regions(
+        self, volumes: Sequence[Volume], roi: Box | None
+    ) -> tuple[tuple[Region, ...], tuple[Structure, ...]]:
+        """What to read, and the structures that the prediction lists."""
+        structures, spec = self.model.structures, self.model.localiser
+        if roi is not None or spec is None or is_crop(volumes[0].geometry):
+            return (self._region(volumes, roi, structures),), structures
+        mask, body, prepared = self._localise(volumes, spec)
+        instances = find_instances(
+            mask,
+            body,
+            prepared.geometry,
+            instances=spec.instances,
+            margin_mm=spec.margin_mm,
+            minimum_ml=spec.minimum_ml,
+            what=", ".join(structure.name for structure in structures),
+        )
+        if spec.instances == "single":
+            return tuple(self._region(volumes, one.box, structures) for one in instances), structures
+        both = {side: sided(structures, side) for side in ("left", "right")}
+        for side in both:
+            if side not in [instance.side for instance in instances]:
+                self.warnings.append(f"Nothing was found on the {side} side, which was therefore left out.")
+        regions = tuple(self._region(volumes, one.box, both[one.side or "left"]) for one in instances)
+        return regions, both["left"] + both["right"]
+
+    def _region(
+        self, volumes: Sequence[Volume], box: Box | None, structures: tuple[Structure, ...]
+    ) -> Region:
+        prepared = prepare(volumes, self.model.preprocess, region=box)
+        self.warnings += prepared.warnings
+        return Region(prepared, structures, box)
+
+    def _localise(
+        self, volumes: Sequence[Volume], spec: LocaliserSpec
+    ) -> tuple[np.ndarray, np.ndarray, Prepared]:
+        """Where the localiser finds the structures asked for, and all that it finds; on its own grid."""
+        model = self.segmenter.load_localiser()
+        channels = {structure.key: n for n, structure in enumerate(model.structures, start=1)}
+        unknown = [key for key in spec.structures if key not in channels]
+        if unknown:
+            raise BundleError(
+                f"the model '{self.model.name}' looks for {', '.join(unknown)}, which its localiser "
+                f"'{model.name}' does not know.",
+                remedy="Install matching versions of both models.",
+            )
+        self._refuse_single_slice(model, volumes[0])
+        self.localiser = model.ref
+        prepared = prepare(self._for_localiser(model, volumes), model.preprocess)
+        run = self._grid_run(model, prepared, 0, 0)
+        with self.meter.stage("localise", run.steps):
+            labels = self._maps(run).mean_probability.argmax(0).numpy()
+        return np.isin(labels, [channels[key] for key in spec.structures]), labels > 0, prepared
+
+    def _for_localiser(self, model: Model, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+        """The localiser's modalities among the model's; the first ones where names don't tell."""
+        names = [spec.name for spec in self.model.modalities]
+        chosen = [
+            next((v for v, name in zip(volumes, names, strict=True) if spec.matches(name)), None)
+            for spec in model.modalities
+        ]
+        known = tuple(volume for volume in chosen if volume is not None)
+        return known if len(known) == len(chosen) else assign_modalities(model, volumes[: len(chosen)])
+
+    def _grid_run(self, model: Model, prepared: Prepared, samples: int, first_window: int) -> GridRun:
+        flat = model.network(self.device).config.spatial_dims == 2
+        thin = min(prepared.source_geometry.size) == 1 and prepared.geometry.size[2] > 1
+        if flat and thin:
+            raise InputError(
+                f"model '{model.name}' reads axial slices, got a single slice of another plane "
+                f"({prepared.source_geometry.anatomical_axes}).",
+                remedy="Choose a model for volumes or for that plane.",
+            )
+        return GridRun(
+            model, prepared.array, self.device, samples=samples, seed=self.seed, first_window=first_window
+        )
+
+    def _maps(self, run: GridRun) -> UncertaintyMaps:
+        if run.plan.device != self.device:  # an earlier region has retreated from the GPU
+            run.move(self.device)
+        maps = run.maps(self.meter)
+        self.device = run.plan.device
+        self.warnings += run.warnings
+        return maps
+
+    def _refuse_single_slice(self, model: Model, volume: Volume) -> None:
+        if model.network(self.device).config.spatial_dims == 3 and min(volume.geometry.size) == 1:
+            size = " × ".join(str(n) for n in volume.geometry.size)
+            raise InputError(
+                f"model '{model.name}' needs a volume, got a single slice ({size} voxels).",
+                remedy="Give the whole series, or choose a 2-D model.",
+            )
