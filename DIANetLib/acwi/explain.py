@@ -10,11 +10,11 @@ MONAI leaves its hooks on the modules, clears gradients and switches training mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,34 +24,29 @@ from torch.nn import functional as F
 
 from DIANetLib.errors import Cancelled, InputError
 from DIANetLib.inference.sliding_window import Window, round_up, whole_window
-from DIANetLib.preprocess import Prepared, PreprocessConfig, part_of, prepare, restore_box
+from DIANetLib.preprocess import Prepared, part_of, restore_box
 from DIANetLib.resample import resample
 from DIANetLib.volume import Volume
 
 if TYPE_CHECKING:
     from DIANetLib.network import DIANet, Encoded
-    from DIANetLib.preprocess import Box
+    from DIANetLib.structures import Structure
 
-__all__ = ["Target", "explain", "gradcam"]
+__all__ = ["Seen", "explain", "gradcam"]
 
 DEFAULT_LAYER = "bottleneck"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A structure to explain.
+class Seen(Protocol):
+    """A part of the image that the network read; `DIANetLib.inference.engine.Region` is one."""
 
-    Attributes:
-        key: Key of the result.
-        value: Value in the labelmap.
-        channel: Output channel of the network.
-        side: `"left"` or `"right"` where the structure was looked for on one side of the body only.
-    """
+    @property
+    def prepared(self) -> Prepared:
+        """What it read."""
 
-    key: str
-    value: int
-    channel: int
-    side: str | None = None
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """What its output channels 1, 2, ... stand for there."""
 
 
 def gradcam(
@@ -86,32 +81,28 @@ def gradcam(
 
 def explain(
     model: DIANet,
-    volumes: Sequence[Volume],
+    regions: Sequence[Seen],
     labels: Volume,
-    targets: Sequence[Target],
+    keys: Collection[str],
     *,
-    config: PreprocessConfig,
     window: tuple[int, int, int],
-    regions: Sequence[Box] = (),
     layer: str = DEFAULT_LAYER,
     progress: Callable[[int, int], None] | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> dict[str, Volume]:
     """Grad-CAM volumes of a segmentation, on the input's grid.
 
-    A structure is explained in the windows that cover it: the whole image or region where that is hardly
-    more than a window, else one window around the structure, else several that overlap by half, each
-    weighted by its share of the structure. What no window covers is 0. A structure that was not found is
-    explained by its probabilities in the middle of the region where it was looked for.
+    A structure is explained in the windows that cover it: the whole region where that is hardly more than a
+    window, else one window around the structure, else several that overlap by half, each weighted by its
+    share of the structure. What no window covers is 0. A structure that is not in its region is explained by
+    its probabilities in the middle of it; one that no region was for has a map of zeros.
 
     Args:
         model: The network; the maps are computed on its device.
-        volumes: The images that were segmented, one per modality.
-        labels: The labelmap that was found, on the first image's grid.
-        targets: What to explain.
-        config: The model's preprocessing.
+        regions: What the network read.
+        labels: The labelmap that was found, on the input's grid.
+        keys: Which structures to explain.
         window: The model's window (i, j, k), voxels of its own grid.
-        regions: What the network looked at; empty for the whole image.
         layer: One of `model.explainable_layers()`.
         progress: Called with the structures done and their number.
         cancel: Asked before every structure and window.
@@ -121,22 +112,24 @@ def explain(
 
     Raises:
         Cancelled: `cancel` said so.
-        InputError: As for `gradcam` and `prepare`.
+        InputError: As for `gradcam`.
     """
-    maps = {target.key: np.zeros(labels.geometry.shape, np.float32) for target in targets}
+    maps = {key: np.zeros(labels.geometry.shape, np.float32) for key in keys}
+    total = sum(structure.key in maps for region in regions for structure in region.structures)
     done = 0
-    for region, chosen in _per_region(targets, labels, regions).items():
-        prepared = prepare(volumes, config, region=regions[region] if regions else None)
-        found = _on_network_grid(labels.array, prepared)
-        scan = _Scan(model, prepared.array, window, layer, cancel)
-        for target in chosen:
-            map_ = restore_box(scan.map(found == target.value, target.channel), prepared)
-            part_of(maps[target.key], prepared)[...] = map_
+    for region in regions:
+        found = _on_network_grid(labels.array, region.prepared)
+        scan = _Scan(model, region.prepared.array, window, layer, cancel)
+        for channel, structure in enumerate(region.structures, start=1):
+            if structure.key not in maps:
+                continue
+            raw = restore_box(scan.map(found == structure.value, channel), region.prepared)
+            part = part_of(maps[structure.key], region.prepared)
+            np.maximum(part, raw, out=part)
             done += 1
             if progress is not None:
-                progress(min(done, len(targets)), len(targets))
+                progress(done, total)
     for array in maps.values():
-        np.clip(array, 0.0, None, out=array)
         if array.max() > 0:
             array /= array.max()
     return {key: labels.with_array(array, name=f"Grad-CAM {key}") for key, array in maps.items()}
@@ -326,25 +319,3 @@ def _on_network_grid(labels: npt.NDArray[Any], prepared: Prepared) -> npt.NDArra
     if not prepared.interpolated:
         return part
     return resample(part, prepared.part_geometry, prepared.geometry, interpolation="nearest")
-
-
-def _per_region(
-    targets: Sequence[Target], labels: Volume, regions: Sequence[Box]
-) -> Mapping[int, list[Target]]:
-    """Which structures to explain in which region: where most of their voxels are, else where they belong."""
-    if len(regions) <= 1:
-        return {0: list(targets)}
-    chosen: dict[int, list[Target]] = {}
-    centers = [tuple((a + b) / 2 for a, b in zip(box.lo, box.hi, strict=True)) for box in regions]
-    for target in targets:
-        where = np.argwhere(labels.array == target.value)
-        if len(where):
-            points = labels.geometry.index_to_world(where[:, ::-1])
-            inside = [int(((points >= box.lo) & (points <= box.hi)).all(axis=1).sum()) for box in regions]
-            best = int(np.argmax(inside))
-        else:
-            # World x grows to the patient's left.
-            left = [center[0] for center in centers]
-            best = int(np.argmin(left) if target.side == "right" else np.argmax(left))
-        chosen.setdefault(best, []).append(target)
-    return chosen

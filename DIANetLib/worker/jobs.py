@@ -23,6 +23,7 @@ from DIANetLib.structures import Structure
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
     from DIANetLib.formats.output_folder import OutputPaths
+    from DIANetLib.inference.engine import Segmenter
     from DIANetLib.volume import Volume
 
 __all__ = ["ImageSource", "SegmentRequest", "SegmentResult", "box_from_ras", "models", "segment"]
@@ -119,11 +120,17 @@ def segment(
     segmenter = Segmenter(model, device=request.device)
     clock.lap("start")
     prediction = segmenter.segment(
-        volumes, samples=request.samples, seed=request.seed, roi=roi, progress=progress, cancel=cancel
+        volumes,
+        samples=request.samples,
+        seed=request.seed,
+        roi=roi,
+        progress=progress,
+        cancel=cancel,
+        keep_features=bool(request.explain) and request.explain != "none",
     )
     clock.lap("segment")
     chosen, warnings = _structures_to_explain(request.explain, prediction.structures, model)
-    maps, more = _explain(model, volumes, prediction, chosen, report, cancel)
+    maps, more = _explain(segmenter, prediction, chosen, report, cancel)
     clock.lap("explain")
     timings = {"start": clock["start"], "read": clock["read"], **prediction.timings}
     prediction = replace(
@@ -311,8 +318,7 @@ def _structures_to_explain(
 
 
 def _explain(
-    model: LoadedModel,
-    volumes: Sequence[Volume],
+    segmenter: Segmenter,
     prediction: Prediction,
     chosen: Sequence[Structure],
     report: Report,
@@ -321,22 +327,18 @@ def _explain(
     """Grad-CAM of the chosen structures where they were segmented, or on the CPU if memory is short."""
     if not chosen:
         return {}, ()
-    import torch
+    from DIANetLib.acwi.explain import explain
+    from DIANetLib.inference.memory import is_out_of_memory
 
-    from DIANetLib.acwi.explain import Target, explain
-
-    targets = [Target(s.key, s.value, _base(s, model).value, s.side) for s in chosen]
-    report(Progress("explain", 0, len(targets)))
+    report(Progress("explain", 0, len(chosen)))
 
     def run(device: str) -> dict[str, Volume]:
         return explain(
-            model.network(device),
-            volumes,
+            segmenter.model.network(device),
+            segmenter.kept,
             prediction.labels,
-            targets,
-            config=model.preprocess,
-            window=model.window,
-            regions=prediction.regions_of_interest,
+            [structure.key for structure in chosen],
+            window=segmenter.model.window,
             progress=lambda done, total: report(Progress("explain", done, total)),
             cancel=cancel,
         )
@@ -344,5 +346,7 @@ def _explain(
     device = prediction.device.split()[0]
     try:
         return run(device), ()
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if device == "cpu" or not is_out_of_memory(error):
+            raise
         return run("cpu"), (f"Grad-CAM was computed on the CPU: the memory of {device} was short.",)

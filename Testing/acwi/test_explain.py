@@ -2,17 +2,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from DIANetLib.acwi.explain import Target, explain, gradcam
+from DIANetLib.acwi.explain import explain, gradcam
 from DIANetLib.errors import Cancelled, InputError
 from DIANetLib.network import DIANet, NetworkConfig
-from DIANetLib.preprocess import Box, PreprocessConfig
+from DIANetLib.preprocess import Box, Prepared, PreprocessConfig, prepare
+from DIANetLib.structures import ANATOMICAL_STRUCTURE, Code, Structure
 from DIANetLib.volume import Geometry, Volume
 
 CONFIG = NetworkConfig(classes=3, widths=(6, 10, 12), blocks=(0, 0, 0), strides=(2, 2), deep_supervision=0)
@@ -214,14 +215,35 @@ def labelled(model: DIANet, image: Volume) -> Volume:
     return image.with_array(labels, name="labels")
 
 
-TARGETS = (Target("bright", 1, 1), Target("dark", 2, 2))
+def structure(value: int, key: str) -> Structure:
+    return Structure(value, key, key, (9, 9, 9), ANATOMICAL_STRUCTURE, Code("SCT", "123037004", "Cube"))
+
+
+@dataclass(frozen=True)
+class Region:
+    prepared: Prepared
+    structures: tuple[Structure, ...] = (structure(1, "bright"), structure(2, "dark"))
+
+
+BOTH = ("bright", "dark")
 RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+def seen(image: Volume, config: PreprocessConfig = AS_IT_IS, region: Box | None = None) -> Region:
+    return Region(prepare([image], config, region=region))
+
+
+def columns(image: Volume, first: int, last: int) -> Box:
+    """The part of an image between two columns i, the last one left out."""
+    _, j, k = image.geometry.size
+    corners = image.geometry.index_to_world([(first - 0.5, -0.5, -0.5), (last - 0.5, j - 0.5, k - 0.5)])
+    return Box(tuple(corners.min(0)), tuple(corners.max(0)))
 
 
 def test_maps_lie_on_the_inputs_grid_whatever_its_axes(fitted: DIANet) -> None:
     image = volumes(RAS)
     labels = labelled(fitted, image)
-    expected = explain(fitted, [image], labels, TARGETS, config=PreprocessConfig(), window=(16, 16, 16))
+    expected = explain(fitted, [seen(image, PreprocessConfig())], labels, BOTH, window=(16, 16, 16))
     assert sorted(expected) == ["bright", "dark"]
     for volume in expected.values():
         assert volume.geometry == image.geometry
@@ -237,7 +259,7 @@ def test_maps_lie_on_the_inputs_grid_whatever_its_axes(fitted: DIANet) -> None:
         return Volume(array, Geometry((j, k, i), (1.0,) * 3, tuple(first), moved))
 
     turned = turn(image)
-    found = explain(fitted, [turned], turn(labels), TARGETS, config=PreprocessConfig(), window=(16, 16, 16))
+    found = explain(fitted, [seen(turned, PreprocessConfig())], turn(labels), BOTH, window=(16, 16, 16))
     for key, volume in found.items():
         assert volume.geometry == turned.geometry
         np.testing.assert_allclose(volume.array, turn(expected[key]).array, atol=1e-4)
@@ -245,9 +267,9 @@ def test_maps_lie_on_the_inputs_grid_whatever_its_axes(fitted: DIANet) -> None:
 
 def test_maps_of_an_interpolated_image_lie_on_its_own_grid(fitted: DIANet) -> None:
     image = volumes(RAS, spacing=2.0)
-    found = explain(
-        fitted, [image], labelled(fitted, image), TARGETS, config=PreprocessConfig(), window=(32, 32, 32)
-    )
+    region = seen(image, PreprocessConfig())
+    assert region.prepared.interpolated
+    found = explain(fitted, [region], labelled(fitted, image), BOTH, window=(32, 32, 32))
     assert found["bright"].geometry == image.geometry
     assert found["bright"].array.max() == 1.0
 
@@ -256,60 +278,49 @@ def test_a_structure_larger_than_the_window_is_covered_by_several(fitted: DIANet
     image = volumes(RAS, shape=(16, 16, 40))
     labels = labelled(fitted, image)
     labels.array[4:12, 4:12, 1:39] = 1
-    found = explain(fitted, [image], labels, TARGETS[:1], config=AS_IT_IS, window=(16, 16, 16))[
-        "bright"
-    ].array
+    found = explain(fitted, [seen(image)], labels, ["bright"], window=(16, 16, 16))["bright"].array
     assert found.max() == 1.0
     assert found.shape == (16, 16, 40)
     assert found[:, :, :16].any()
     assert found[:, :, 24:].any()
 
 
-def test_regions_are_explained_by_themselves_and_the_rest_is_zero(fitted: DIANet) -> None:
+def test_a_region_is_explained_by_itself_and_the_rest_is_zero(fitted: DIANet) -> None:
     image = volumes(RAS, shape=(16, 16, 40))
     labels = labelled(fitted, image)
-    corners = image.geometry.index_to_world([(-0.5,) * 3, (15.5,) * 3])
-    near = Box(tuple(corners.min(0)), tuple(corners.max(0)))
-    far = Box((near.lo[0] - 24, *near.lo[1:]), (near.hi[0] - 24, *near.hi[1:]))
-    found = explain(
-        fitted, [image], labels, TARGETS, config=AS_IT_IS, window=(16, 16, 16), regions=(far, near)
-    )
-    alone = replace(
-        image, array=image.array[:, :, :16], geometry=image.geometry.crop((0, 0, 0), (16, 16, 16))
-    )
-    expected = explain(
-        fitted,
-        [alone],
-        alone.with_array(labels.array[:, :, :16]),
-        TARGETS,
-        config=AS_IT_IS,
-        window=(16, 16, 16),
-    )
+    region = seen(image, region=columns(image, 0, 16))
+    found = explain(fitted, [region], labels, BOTH, window=(16, 16, 16))
+    part = image.geometry.crop((0, 0, 0), (16, 16, 16))
+    alone = replace(image, array=image.array[:, :, :16], geometry=part)
+    cut = alone.with_array(labels.array[:, :, :16])
+    expected = explain(fitted, [seen(alone)], cut, BOTH, window=(16, 16, 16))
     for key, volume in found.items():
         np.testing.assert_allclose(volume.array[:, :, :16], expected[key].array, atol=1e-5)
         assert not volume.array[:, :, 16:].any()
 
 
-def test_an_absent_structure_is_explained_on_its_own_side(fitted: DIANet) -> None:
+def test_each_side_is_explained_where_it_was_looked_for(fitted: DIANet) -> None:
     image = volumes(RAS, shape=(16, 16, 40))
     image.array[:, :, 24:] += case(torch.Generator().manual_seed(9))[0][0, 0].numpy()
-    labels = image.with_array(np.zeros((16, 16, 40), np.uint8))
-    boxes = []
-    for start in (0, 24):  # i runs to the patient's right
-        corners = image.geometry.index_to_world([(start - 0.5, -0.5, -0.5), (start + 15.5, 15.5, 15.5)])
-        boxes.append(Box(tuple(corners.min(0)), tuple(corners.max(0))))
-    sided = (Target("bright_left", 1, 1, "left"), Target("bright_right", 4, 1, "right"))
-    for regions in (tuple(boxes), tuple(boxes[::-1])):
-        found = explain(fitted, [image], labels, sided, config=AS_IT_IS, window=(16, 16, 16), regions=regions)
-        assert not found["bright_left"].array[:, :, 16:].any()
-        assert not found["bright_right"].array[:, :, :24].any()
+    labels = image.with_array(np.zeros((16, 16, 40), np.uint8))  # nothing was found
+    left, right = seen(image, region=columns(image, 0, 16)), seen(image, region=columns(image, 24, 40))
+    regions = [
+        replace(left, structures=(structure(1, "bright_left"), structure(2, "dark_left"))),
+        replace(right, structures=(structure(3, "bright_right"), structure(4, "dark_right"))),
+    ]
+    keys = ["bright_left", "bright_right", "dark_nowhere"]
+    found = explain(fitted, regions, labels, keys, window=(16, 16, 16))
+    assert list(found) == keys
+    assert not found["bright_left"].array[:, :, 16:].any()
+    assert not found["bright_right"].array[:, :, :24].any()
+    assert not found["dark_nowhere"].array.any()
 
 
 def test_images_smaller_than_the_window_are_padded(fitted: DIANet) -> None:
     whole = volumes(RAS)
     image = replace(whole, array=whole.array[:7], geometry=whole.geometry.crop((0, 0, 0), (16, 16, 7)))
     labels = image.with_array(labelled(fitted, whole).array[:7])
-    found = explain(fitted, [image], labels, TARGETS[:1], config=AS_IT_IS, window=(16, 16, 16))
+    found = explain(fitted, [seen(image)], labels, ["bright"], window=(16, 16, 16))
     assert found["bright"].array.shape == (7, 16, 16)
 
 
@@ -319,11 +330,10 @@ def test_a_2d_network_explains_slice_by_slice() -> None:
     image = volumes(RAS)
     labels = image.with_array(np.zeros((16, 16, 16), np.uint8))
     labels.array[3:6, 4:9, 4:9] = 1
-    found = explain(model, [image], labels, TARGETS[:1], config=AS_IT_IS, window=(16, 16, 1))["bright"].array
+    found = explain(model, [seen(image)], labels, ["bright"], window=(16, 16, 1))["bright"].array
     assert not found[:3].any()
     assert not found[6:].any()
-    single = gradcam(model, torch.from_numpy((image.array)[None, None, 4]), 1, layer="bottleneck")
-    assert single.shape == (16, 16)
+    assert gradcam(model, torch.from_numpy(image.array[None, None, 4]), 1).shape == (16, 16)
 
 
 def test_cancelling_stops_between_structures(fitted: DIANet) -> None:
@@ -332,10 +342,9 @@ def test_cancelling_stops_between_structures(fitted: DIANet) -> None:
     with pytest.raises(Cancelled):
         explain(
             fitted,
-            [image],
+            [seen(image)],
             labelled(fitted, image),
-            TARGETS,
-            config=AS_IT_IS,
+            BOTH,
             window=(16, 16, 16),
             progress=lambda done, total: steps.append((done, total)),
             cancel=lambda: bool(steps),
