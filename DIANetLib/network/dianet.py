@@ -96,14 +96,15 @@ class DIANet(nn.Module):
                 from generator r alone, so that a batched call equals a loop.
 
         Raises:
-            InputError: if the number of generators is no multiple of B.
+            InputError: if the number of generators is no positive multiple of B.
         """
         batch = encoded.features.shape[0]
         source = RandomSource(generators, stochastic=self.training or generators is not None)
-        rows = source.rows or batch
-        if rows % batch:
+        rows = batch if source.rows is None else source.rows
+        if rows == 0 or rows % batch:
             raise InputError(
-                f"expected a multiple of {batch} generators for a batch of {batch} cases, got {rows}."
+                f"expected a positive multiple of {batch} generators for a batch of {batch} cases, "
+                f"got {rows}."
             )
         repeats = rows // batch
         bottleneck = encoded.features if repeats == 1 else encoded.features.repeat_interleave(repeats, 0)
@@ -140,4 +141,9 @@ class DIANet(nn.Module):
             raise InputError(
                 f"expected spatial sizes divisible by {self.config.divisor}, got {tuple(x.shape[2:])}; "
                 "pad the image first."
+            )
+        if tuple(x.shape[2:]) == self.divisor:  # instance normalisation needs two positions or more
+            raise InputError(
+                f"expected a spatial size above {self.config.divisor} along one axis at least, "
+                f"got {tuple(x.shape[2:])}; pad the image first."
             )

@@ -45,7 +45,8 @@ class SegmentationOutput:
         """
         logits = self.mean.float()
         if self.log_variance is not None:
-            scale = torch.exp(self.log_variance.float()).mul_(math.pi / 8.0).add_(1.0).rsqrt_()
+            # not in place on the exponential itself: its backward needs it
+            scale = (torch.exp(self.log_variance.float()) * (math.pi / 8.0)).add_(1.0).rsqrt_()
             logits = logits * scale
         if temperature != 1.0:
             logits = logits / temperature

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mean pass as one graph, for runtimes without Python."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from DIANetLib.network import DIANet
+from Testing.network.tiny import config, image, network
+
+
+class MeanPass(nn.Module):
+    def __init__(self, model: DIANet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = self.model(x).probabilities()
+        return probabilities
+
+
+@pytest.mark.slow
+def test_the_mean_pass_exports_to_a_graph_with_the_same_results() -> None:
+    model = MeanPass(network(config(2)))
+    x = image(model.model.config, 2)
+    with torch.no_grad():
+        exported = torch.export.export(model, (x,)).module()
+        torch.testing.assert_close(exported(x), model(x), atol=1e-5, rtol=1e-5)
