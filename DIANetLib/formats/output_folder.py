@@ -101,7 +101,8 @@ def write_output(
     check_output_directory(target, overwrite=overwrite)
     if regions is None:
         regions = find_regions(prediction.error_probability, prediction.labels, prediction.structures)
-    with _sentences(target), _staging(target) as folder:
+    one_map = prediction.labels.array.size * np.dtype(np.float32).itemsize
+    with _sentences(target), _staging(target) as folder, _full_disk_noticed(folder, one_map):
         _write_files(folder, prediction, gradcam, inputs, regions)
         _put_in_place(folder, target)
     return _paths(target, prediction, gradcam)
@@ -205,6 +206,8 @@ def _write_files(
     name = inputs[0].name or "image"
     labels = prediction.labels
     write_segmentation(paths.segmentation, labels, prediction.structures, source_name=name)
+    wide = any(structure.value > 255 for structure in prediction.structures)
+    _check_complete(paths.segmentation, labels.array.size * (2 if wide else 1))
     write_volume(labels, paths.labels)
     for kind, path in paths.uncertainty.items():
         _write_map(prediction.uncertainty[kind], path)
@@ -224,6 +227,16 @@ def _write_map(volume: Volume, path: Path) -> None:
     array = volume.array.astype(np.float32)
     array[np.abs(array) < _NEGLIGIBLE] = 0.0
     write_volume(volume.with_array(array, name=path.stem), path)
+    _check_complete(path, array.nbytes)
+
+
+def _check_complete(path: Path, raw_bytes: int) -> None:
+    """Raise if a compressed NRRD lacks its end: ITK stays silent when the disk fills up as it closes the file."""
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        length = int.from_bytes(stream.read(4), "little")  # of the raw data, modulo 2^32, as gzip notes it
+    if length != raw_bytes % 2**32:
+        raise OutputError(f"{path.name} was not written completely.")
 
 
 def _file_names(paths: OutputPaths) -> dict[str, Any]:
@@ -306,7 +319,7 @@ def _sentences(target: Path) -> Iterator[None]:
     except (OSError, OutputError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         number = cause.errno if isinstance(cause, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _free_bytes(target) < 1_000_000):
+        if number in (errno.ENOSPC, errno.EDQUOT):
             reason, remedy = "the disk is full", "Make room on it, or choose another disk with --output."
         elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason, remedy = "it may not be written to", "Choose another folder with --output."
@@ -320,6 +333,16 @@ def _sentences(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _free_bytes(target: Path) -> int:
-    existing = next(p for p in (target, *target.parents) if p.exists())
-    return shutil.disk_usage(existing).free
+@contextlib.contextmanager
+def _full_disk_noticed(folder: Path, largest_file: int) -> Iterator[None]:
+    """Raise ENOSPC where a writer failed for no stated reason and the disk cannot hold its largest file.
+
+    SimpleITK's writers say that writing failed, but not why.
+    """
+    try:
+        yield
+    except OutputError as error:
+        unexplained = not isinstance(error.__cause__, OSError) or error.__cause__.errno is None
+        if unexplained and shutil.disk_usage(folder).free < largest_file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise

@@ -297,7 +297,8 @@ def _regions(
         _figure(Panel(p.picture, p.alt, f"Rank {region.rank}: {p.caption}"), sources[id(p)])
         for region, p in zip(regions, close_ups, strict=False)
     )
-    return f'{heading}{_table(head, rows, "Ranked regions", note)}<div class="pictures small">{figures}</div></section>'
+    table = _table(head, rows, "Ranked regions", note)
+    return f'{heading}{table}<div class="pictures small">{figures}</div></section>'
 
 
 def _details(prediction: Prediction, inputs: Sequence[Volume]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from DIANetLib.formats.colormap import color_table
 from DIANetLib.inference.prediction import Box
@@ -245,9 +245,8 @@ class Frame:
         flat = self.slice(seen)
         canvas = np.array(picture, dtype=np.float32)
         for value in sorted(set(np.unique(flat).tolist()) & set(colors)):
-            covered = Image.fromarray(((self.sample(flat == value) >= 0.5) * 255).astype(np.uint8))
-            inner = covered.filter(ImageFilter.MinFilter(3 if width == 1 else 5))
-            line = (np.asarray(covered) > 0) & (np.asarray(inner) == 0)
+            covered = self.sample(flat == value) >= 0.5
+            line = covered & ~_shrunk(covered, width)
             canvas[line] = canvas[line] * (1 - opacity) + np.asarray(colors[int(value)]) * opacity
         return Image.fromarray(np.round(canvas).astype(np.uint8))
 
@@ -293,6 +292,14 @@ class Frame:
                 stroke_fill=(0, 0, 0),
             )
         return drawing
+
+
+def _shrunk(covered: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
+    """A mask without the pixels that touch its outside by an edge, `by` times; so does the border."""
+    for _ in range(by):
+        padded = np.pad(covered, 1)
+        covered = covered & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return covered
 
 
 def grey_window(array: npt.NDArray[Any]) -> tuple[float, float]:
