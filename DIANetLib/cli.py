@@ -291,13 +291,15 @@ def _models(options: argparse.Namespace) -> int:
         section = entry.metadata.dianet
         inputs = ", ".join(modality.name for modality in section.modalities)
         found = ", ".join(structure.key for structure in section.structures)
-        dice = section.figures.get("mean_dice")
-        figure = f", mean Dice {dice:.3f} on cases not trained on" if isinstance(dice, int | float) else ""
+        dice = section.figures.get("dice")  # a figure over cases, as `python -m training export` notes it
+        mean = dice.get("mean") if isinstance(dice, dict) else dice
+        figure = f", mean Dice {mean:.3f} on cases not trained on" if isinstance(mean, int | float) else ""
         print(f"{entry.name} {entry.metadata.version}: {entry.metadata.task}")
         print(f"  input: {inputs}; {section.size_bytes / 1e6:.1f} MB{figure}")
         print(f"  structures: {found}")
         if section.localiser is not None:
             print(f"  finds where to look with: {section.localiser.model}")
+        print(f"  {entry.metadata.copyright}")
         print(f"  {entry.path}")
     return 0
 

@@ -84,14 +84,14 @@ def test_models_are_listed_with_what_they_find(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DIANET_MODELS", str(tmp_path))
-    folder = write_bundle(tmp_path, localiser=localiser(), figures={"mean_dice": 0.8912})
+    folder = write_bundle(tmp_path, localiser=localiser(), figures={"dice": {"mean": 0.8912}})
     broken = write_bundle(tmp_path, "broken")
     (broken / "configs/metadata.json").write_text("{")
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert "tiny 1.0.0: Test\n  input: T1; 0.0 MB, mean Dice 0.891 on cases not trained on\n" in text
     assert "  structures: head, tail\n  finds where to look with: where\n" in text
-    assert str(folder) in text
+    assert f"  Copyright (c) The DIANet contributors\n  {folder}\n" in text
     assert "broken: cannot be used. " in text
 
 
