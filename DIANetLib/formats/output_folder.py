@@ -231,7 +231,7 @@ def _write_map(volume: Volume, path: Path) -> None:
 
 
 def _check_complete(path: Path, raw_bytes: int) -> None:
-    """Raise if a compressed NRRD lacks its end: ITK stays silent when the disk fills up as it closes the file."""
+    """Raise if a compressed NRRD lacks its end: ITK is silent if the disk fills up as it closes the file."""
     with path.open("rb") as stream:
         stream.seek(-4, os.SEEK_END)
         length = int.from_bytes(stream.read(4), "little")  # of the raw data, modulo 2^32, as gzip notes it

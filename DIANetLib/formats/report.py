@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING
 
+from DIANetLib import __version__
 from DIANetLib.formats.colormap import css_gradient
 from DIANetLib.formats.report_pictures import Color, data_uri
 from DIANetLib.formats.report_style import STYLE
@@ -20,7 +21,6 @@ from DIANetLib.formats.result import (
     EXPECTED_DICE_METHOD,
     RESEARCH_USE_NOTICE,
     mean_uncertainty,
-    software_version,
 )
 from DIANetLib.inference.prediction import ModelRef, Prediction
 from DIANetLib.structures import Structure
@@ -156,7 +156,8 @@ def _convention(prediction: Prediction) -> str:
     boxes = " Boxes: what the model looked at in detail." if prediction.regions_of_interest else ""
     return (
         "Radiological display: the patient's left is on the right of axial and coronal pictures. "
-        f"Slice positions are RAS coordinates in mm.{boxes}{tilt}"
+        "Slice positions are RAS coordinates in mm. "
+        f"Pale blue lines on maps: border of the segmentation.{boxes}{tilt}"
     )
 
 
@@ -309,8 +310,8 @@ def _details(prediction: Prediction, inputs: Sequence[Volume]) -> str:
             (
                 escape(volume.name or "image"),
                 escape(volume.modality or "–"),
-                " × ".join(str(n) for n in geometry.size),
-                " × ".join(f"{v:.3g}" for v in geometry.spacing),
+                "\u00a0×\u00a0".join(str(n) for n in geometry.size),
+                "\u00a0×\u00a0".join(f"{v:.3g}" for v in geometry.spacing),
                 escape(geometry.anatomical_axes),
                 f'<code class="file">{escape(volume.source or "–")}</code>',
                 f"<code>{volume.sha256()}</code>",
@@ -340,7 +341,7 @@ def _details(prediction: Prediction, inputs: Sequence[Volume]) -> str:
         _table(image_head, images, "Input images"),
         _table(model_head, models, "Models"),
         _table([("Stage", False), ("Time (s)", True)], timings, "Timings") if timings else "",
-        f'<p class="meta">DIANet {escape(software_version())}. Numbers for programs: '
+        f'<p class="meta">DIANet {escape(__version__)}. Numbers for programs: '
         "<code>result.json</code> and <code>regions.json</code> in the same folder.</p></section>",
     ]
     return "\n".join(part for part in parts if part)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from typing import Any
 
+from DIANetLib import __version__
 from DIANetLib.inference.prediction import UNCERTAINTY_KINDS, ModelRef, Prediction
 from DIANetLib.structures import Code, Structure
 from DIANetLib.volume import Geometry, Volume
@@ -24,7 +24,6 @@ __all__ = [
     "RESULT_FORMAT_VERSION",
     "mean_uncertainty",
     "result_record",
-    "software_version",
 ]
 
 RESULT_FORMAT = "dianet-result"
@@ -36,14 +35,6 @@ RESEARCH_USE_NOTICE = (
 EXPECTED_DICE_METHOD = (
     "closed form from calibrated probabilities: 2 * sum of p over the mask / (mask + sum of p)"
 )
-
-
-def software_version() -> str:
-    """Version of the installed distribution, or "unknown" in a plain source tree."""
-    try:
-        return metadata.version("dianet")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def mean_uncertainty(prediction: Prediction) -> dict[str, dict[str, float | None]]:
@@ -89,7 +80,7 @@ def result_record(
         "format_version": RESULT_FORMAT_VERSION,
         "created": (created or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
         "notice": RESEARCH_USE_NOTICE,
-        "software": {"dianet": software_version(), "python": platform.python_version()},
+        "software": {"dianet": __version__, "python": platform.python_version()},
         "model": _model(prediction.model),
         "localiser": None if prediction.localiser is None else _model(prediction.localiser),
         "inputs": [_input(volume) for volume in inputs],
