@@ -114,6 +114,24 @@ class LocaliserConfig(_Section):
     minimum_ml: float = 0.3
 
 
+class AboutConfig(_Section):
+    """Words for the model card and the licence of the weights; they change nothing in a fit.
+
+    Attributes:
+        data: what the data is, in sentences.
+        attribution: whom the licence of the data asks to name.
+        references: publications and addresses.
+        intended_use: what the model is for.
+        limits: what it does badly, a sentence each.
+    """
+
+    data: str = ""
+    attribution: str = ""
+    references: tuple[str, ...] = ()
+    intended_use: str = ""
+    limits: tuple[str, ...] = ()
+
+
 class TrainingConfig(_Section):
     """Everything a fit depends on."""
 
@@ -133,12 +151,17 @@ class TrainingConfig(_Section):
     optimiser: OptimiserConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     localiser: LocaliserConfig | None = None
+    about: AboutConfig = AboutConfig()
     seed: int = 1
     validate_every: int = Field(default=500, ge=1)
     checkpoint_every: int = Field(default=250, ge=1)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> TrainingConfig:
+        if self.network.spatial_dims != 3:
+            raise ValueError(
+                f"network.spatial_dims: expected 3 (patches are volumes), got {self.network.spatial_dims}"
+            )
         expected = len(self.data.structures) + 1
         if self.network.classes != expected:
             raise ValueError(
@@ -162,6 +185,36 @@ class TrainingConfig(_Section):
         """The patch in array order."""
         i, j, k = self.patch
         return k, j, i
+
+    @property
+    def window_kji(self) -> tuple[int, int, int]:
+        """The inference window in array order."""
+        i, j, k = self.window or self.patch
+        return k, j, i
+
+    def signature(self) -> dict[str, Any]:
+        """What decides the weights, by section: two fits of equal signatures and folds are the same fit.
+
+        Names, colours and codes of structures, words, the localiser and the intervals of validation and
+        checkpoints may change without making it another fit.
+        """
+        sections = self.model_dump(mode="json", exclude=_DESCRIPTIVE)
+        sections["data"]["modalities"] = len(self.data.modalities)
+        sections["data"]["structures"] = [structure.source_values for structure in self.data.structures]
+        return sections
+
+
+_DESCRIPTIVE = {
+    "about",
+    "anatomy",
+    "checkpoint_every",
+    "description",
+    "licence",
+    "localiser",
+    "validate_every",
+    "version",
+    "window",
+}
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainingConfig:
@@ -202,4 +255,9 @@ def _set(data: dict[str, Any], names: list[str], value: Any) -> None:
     *parents, last = names
     for name in parents:
         data = data.setdefault(name, {})
+        if not isinstance(data, dict):
+            raise ConfigError(
+                f"the setting {'.'.join(names)} does not exist: {name} is {data!r}, which has no parts.",
+                remedy="Give dotted names as the file nests them, for example optimiser.steps=100.",
+            )
     data[last] = value

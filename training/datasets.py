@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from DIANetLib.errors import InputError
-from DIANetLib.formats.image import read_volume, resample_to
+from DIANetLib.formats.image import read_labels, read_volume, resample_to
 from DIANetLib.preprocess import Prepared, prepare
 from DIANetLib.volume import Volume
 from training.config import DataConfig, TrainingConfig
 
-_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
+#: Folders of images and of labels in the layouts that are read.
+LAYOUTS = (("imagesTr", "labelsTr"), ("images", "labels"))
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -62,7 +63,7 @@ def find_cases(folder: str | Path, modalities: int = 1) -> tuple[Case, ...]:
     folder = Path(folder)
     if modalities != 1:
         raise InputError(f"expected a data set of one modality per case, got a model of {modalities}.")
-    for images, labels in _FOLDERS:
+    for images, labels in LAYOUTS:
         if (folder / images).is_dir() and (folder / labels).is_dir():
             break
     else:
@@ -116,15 +117,38 @@ def split_cases(names: Sequence[str], config: DataConfig, fold: int) -> Split:
     )
 
 
-def load_case(case: Case, config: TrainingConfig) -> PreparedCase:
-    """Read and preprocess a case exactly as inference does, and map its label values to class numbers."""
-    volumes = [read_volume(path) for path in case.images]
-    labels = read_volume(case.labels)
+@dataclass(frozen=True, eq=False)
+class SourceCase:
+    """A case as it lies on disk: one volume per modality, and class numbers 0..K-1 on the same grid."""
+
+    name: str
+    volumes: tuple[Volume, ...]
+    labels: Volume
+
+
+def read_case(case: Case, config: DataConfig) -> SourceCase:
+    """Read a case and map its label values to class numbers.
+
+    Raises:
+        InputError: if a file cannot be read, or labels and image lie on different grids.
+    """
+    volumes = tuple(read_volume(path) for path in case.images)
+    labels = read_labels(case.labels)
     if not labels.geometry.same_grid(volumes[0].geometry, tolerance=0.1):
         raise InputError(f"labels {case.labels} lie on another grid than image {case.images[0]}.")
-    prepared = prepare(volumes, config.preprocess)
-    mapped = labels.with_array(map_labels(labels.array, config.data))
-    return PreparedCase(case.name, prepared.array, labels_on_grid(mapped, prepared), prepared, mapped)
+    return SourceCase(case.name, volumes, labels.with_array(map_labels(labels.array, config)))
+
+
+def load_case(case: Case, config: TrainingConfig) -> PreparedCase:
+    """Read and preprocess a case exactly as inference does."""
+    return prepare_case(read_case(case, config.data), config)
+
+
+def prepare_case(source: SourceCase, config: TrainingConfig) -> PreparedCase:
+    """Bring a case onto the network's grid."""
+    prepared = prepare(source.volumes, config.preprocess)
+    labels = labels_on_grid(source.labels, prepared)
+    return PreparedCase(source.name, prepared.array, labels, prepared, source.labels)
 
 
 def labels_on_grid(labels: Volume, prepared: Prepared) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from DIANetLib.inference.memory import resolve_device
 from training.config import OptimiserConfig
 
 
@@ -40,6 +41,14 @@ class Context:
             value = value / self.world
         return float(value)
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; every process gets the same answer."""
+        if self.world == 1:
+            return flag
+        value = torch.tensor([float(flag)], device=self.device)
+        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        return bool(value.item())
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.world > 1:
@@ -47,17 +56,35 @@ class Context:
 
 
 def start(device: str = "auto") -> Context:
-    """Join the process group that torchrun describes in the environment, if any."""
+    """Join the process group that torchrun describes in the environment, if any.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        DeviceError: if there is no such device here.
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(f"cuda:{local}") if device == "cuda" else torch.device(device)
+    chosen = single_device(device)
+    if chosen.type == "cuda" and world > 1:
+        chosen = single_device(f"cuda:{local}")
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return Context(rank, world, chosen)
+
+
+def single_device(name: str = "auto") -> torch.device:
+    """The device meant by "auto" (a GPU that computes in CUDA where there is one), "cpu", "cuda:N", "mps".
+
+    Raises:
+        DeviceError: if there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve_device(name)
 
 
 def stop() -> None:

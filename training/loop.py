@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import csv
 import math
+import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from DIANetLib.errors import DependencyError, InputError, optional_import
 from DIANetLib.network import DIANet
 from training.augment import PatchStream
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import OptimiserConfig, TrainingConfig
+from training.config import OptimiserConfig, TrainingConfig, parse_config
 from training.datasets import PreparedCase
 from training.distributed import Context, autocast_type
 from training.objective import Objective
@@ -31,7 +32,7 @@ from training.predict import predict_mean, structure_dice
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where the fit stands when it ends."""
+    """Where the fit stands when it ends; `step` is short of the configured steps if it was stopped."""
 
     step: int
     best_dice: float
@@ -83,11 +84,13 @@ def fit(
     fold: int = 0,
     resume: bool = True,
     workers: int = 0,
+    stop: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Fit a model, resuming from `output`/checkpoint.pt when it is there.
 
     Writes checkpoint.pt (latest), best.pt (best validation Dice of the averaged weights), log.csv and
-    TensorBoard events.
+    TensorBoard events. Where `stop` returns True in any process, all write or await the checkpoint after the
+    step at hand and return.
 
     Raises:
         InputError: if the checkpoint found belongs to another configuration or fold.
@@ -131,6 +134,8 @@ def fit(
             optimiser.state_dict(),
         )
 
+    if context.leads:
+        _trim_log(output, step)
     writer: ScalarLog | None = _scalar_log(output) if context.leads else None
     bar = tqdm(total=settings.steps, initial=step, desc="fit", unit="step", disable=not context.leads)
     dice_text = f"{best:.4f}" if best >= 0 else "-"
@@ -170,9 +175,12 @@ def fit(
                 if score > best:
                     best = score
                     save_checkpoint(snapshot(), output / "best.pt")
-            if (step % config.checkpoint_every == 0 or ended) and context.leads:
+            stopped = stop is not None and context.any(stop())
+            if (step % config.checkpoint_every == 0 or ended or stopped) and context.leads:
                 save_checkpoint(snapshot(), latest)
-            context.barrier() if ended else None
+            if ended or stopped:
+                context.barrier()  # nobody reads the checkpoint before it is written
+                break
     if writer is not None:
         writer.close()
     return FitResult(step, best, latest)
@@ -206,6 +214,7 @@ def _batches(
         torch.utils.data.Subset(stream, mine),
         batch_size=size,
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_parent,
         pin_memory=context.device.type == "cuda",
         persistent_workers=workers > 0,
     )
@@ -216,9 +225,15 @@ def _batches(
         yield images, batch["labels"].to(context.device, non_blocking=True)
 
 
+def _leave_signals_to_parent(_: int) -> None:
+    """Let Ctrl-C, which a terminal sends to every process, be answered by the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _check_same_fit(state: Checkpoint, config: TrainingConfig, fold: int, path: Path) -> None:
-    ours = config.model_dump(mode="json")
-    differing = sorted(key for key in ours if ours[key] != state.config.get(key))
+    ours, theirs = config.signature(), parse_config(state.config, str(path)).signature()
+    differing = sorted(key for key in ours if ours[key] != theirs[key])
     if fold != state.fold:
         differing.append("fold")
     if differing:
@@ -238,6 +253,15 @@ def _scalar_log(output: Path) -> ScalarLog | None:
         return None
     writer: ScalarLog = module.SummaryWriter(str(output / "tensorboard"))
     return writer
+
+
+def _trim_log(output: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint that the fit resumes from: those steps are done again."""
+    log = output / "log.csv"
+    if log.is_file():
+        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for row in rows if row.split(",", 1)[0].isdigit() and int(row.split(",", 1)[0]) <= step]
+        log.write_text("".join(kept), encoding="utf-8")
 
 
 def _record(writer: ScalarLog | None, output: Path, step: int, numbers: dict[str, Any]) -> None:

@@ -19,13 +19,12 @@ def predict_mean(
 ) -> npt.NDArray[np.float32]:
     """Probabilities (K, *S) of the mean pass over a prepared image (M, *S)."""
     device = next(model.parameters()).device
-    window = (config.window or config.patch)[::-1]
     x = torch.from_numpy(image).unsqueeze(0).to(device)
 
     def probabilities(patch: Tensor) -> Tensor:
         return model(patch).probabilities()
 
-    blended = sliding_window_inference(x, window, 1, probabilities, overlap=0.25, mode="gaussian")
+    blended = sliding_window_inference(x, config.window_kji, 1, probabilities, overlap=0.25, mode="gaussian")
     assert isinstance(blended, Tensor)  # one output, so no tuple or dict
     return np.asarray(blended[0].cpu().numpy())
 
