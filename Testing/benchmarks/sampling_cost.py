@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What uncertainty costs: T samples with all maps, in plain passes of the same network.
+
+    python -m Testing.benchmarks.sampling_cost [MODEL] [--samples T] [--repeats N] [--threads N] [--device D]
+
+MODEL is the name of an installed model or a model folder. Without one, or with `random`, a network of
+random weights stands in that is built like the shipped hippocampus model. Both sides are the same code on
+the same window, from the prepared image in memory to maps in memory; they alternate, and medians are
+compared, so that what else the machine does hits both alike.
+
+The plain pass is the network's forward and the softmax. With samples it is the same encoder once, the
+decoder T times, and total, aleatoric, epistemic, variance and heteroscedastic maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the repository is not on the path then
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor
+
+from DIANetLib.bundle import load_bundle
+from DIANetLib.inference.grid import for_inference
+from DIANetLib.inference.memory import describe_device, make_plan, resolve_device
+from DIANetLib.inference.sampling import autocast, sample_window
+from DIANetLib.network import DIANet, NetworkConfig
+
+#: The network of training/configs/hippocampus.yaml, and its window (k, j, i).
+HIPPOCAMPUS = NetworkConfig(classes=3, widths=(32, 64, 128, 160), blocks=(1, 1, 1, 1), strides=(2, 2, 2))
+HIPPOCAMPUS_WINDOW = (48, 64, 48)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over the repeats.
+
+    Attributes:
+        plain_s: Seconds of one plain pass.
+        sampled_s: Seconds of T samples with all maps.
+        samples: T.
+    """
+
+    plain_s: float
+    sampled_s: float
+    samples: int
+
+    @property
+    def ratio(self) -> float:
+        """T samples with all maps, in plain passes."""
+        return self.sampled_s / self.plain_s
+
+
+def measure(
+    network: DIANet, x: Tensor, *, samples: int, batch: int, repeats: int, temperature: float = 1.0
+) -> Cost:
+    """Time both sides alternately on a window (1, M, *S), after one unmeasured round of each."""
+
+    def plain() -> None:
+        with torch.inference_mode():
+            with autocast(x.device):
+                output = network(x)
+            output.probabilities(temperature)
+
+    def sampled() -> None:
+        sample_window(network, x, samples=samples, batch=batch, temperature=temperature)
+
+    seconds: dict[Callable[[], None], list[float]] = {plain: [], sampled: []}
+    for round_ in range(repeats + 1):
+        for work, times in seconds.items():
+            start = time.perf_counter()
+            work()
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            if round_:
+                times.append(time.perf_counter() - start)
+    return Cost(statistics.median(seconds[plain]), statistics.median(seconds[sampled]), samples)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the three numbers."""
+    parser = argparse.ArgumentParser(description="What uncertainty costs, in plain passes.")
+    parser.add_argument("model", nargs="?", default="random", help="a model's name or folder, or 'random'")
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its own choice")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+    device = resolve_device(options.device)
+    if options.model == "random":
+        torch.manual_seed(0)
+        network, window, name = DIANet(HIPPOCAMPUS).to(device), HIPPOCAMPUS_WINDOW, "random weights"
+    else:
+        model = load_bundle(options.model)
+        network, window, name = model.network(device), model.window[::-1], model.name
+    network = for_inference(network, device)
+    plan = make_plan(network.config, window, window, device, samples=options.samples, free_bytes=None)
+    size = plan.window if network.config.spatial_dims == 3 else plan.window[1:]
+    x = torch.randn(1, network.config.modalities, *size, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
+    cost = measure(network, x, samples=options.samples, batch=plan.batch, repeats=options.repeats)
+
+    print(f"{name}: window {' × '.join(map(str, size))}, {describe_device(device)}, ", end="")
+    print(f"{torch.get_num_threads()} threads, median of {options.repeats}")
+    print(f"one plain pass          {cost.plain_s:8.3f} s")
+    print(f"{cost.samples:3d} samples, all maps   {cost.sampled_s:8.3f} s")
+    print(f"ratio                   {cost.ratio:8.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
