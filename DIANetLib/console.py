@@ -30,8 +30,10 @@ __all__ = ["guarded", "progress_display", "region_line", "structure_table", "tab
 
 _STAGES = {
     "read": "reading",
+    "prepare": "preparing",
     "localise": "finding the region",
     "segment": "segmenting",
+    "restore": "restoring the grid",
     "explain": "explaining (Grad-CAM)",
     "write": "writing",
 }

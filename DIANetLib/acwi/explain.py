@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from monai.visualize.class_activation_maps import GradCAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from DIANetLib.errors import Cancelled, InputError
+from DIANetLib.inference.sampling import interruptible
 from DIANetLib.inference.sliding_window import Window, round_up, whole_window
 from DIANetLib.preprocess import Prepared, part_of, restore_box
 from DIANetLib.resample import resample
@@ -105,7 +107,7 @@ def explain(
         window: The model's window (i, j, k), voxels of its own grid.
         layer: One of `model.explainable_layers()`.
         progress: Called with the structures done and their number.
-        cancel: Asked before every structure and window.
+        cancel: Asked before every window and every layer of the network.
 
     Returns:
         Per key a float32 volume, 0 to 1 (all 0 where nothing speaks for the structure).
@@ -123,7 +125,8 @@ def explain(
         for channel, structure in enumerate(region.structures, start=1):
             if structure.key not in maps:
                 continue
-            raw = restore_box(scan.map(found == structure.value, channel), region.prepared)
+            with interruptible(model, scan.check if cancel else None):
+                raw = restore_box(scan.map(found == structure.value, channel), region.prepared)
             part = part_of(maps[structure.key], region.prepared)
             np.maximum(part, raw, out=part)
             done += 1
@@ -149,8 +152,6 @@ class _Window:
 
     def map(self, channel: int, layer: str, mask: Tensor | None) -> tuple[Tensor, int]:
         """Raw map (*S_layer) and the number of voxels that the score was taken over."""
-        from monai.visualize.class_activation_maps import GradCAM
-
         model = self.model
         layers = model.explainable_layers()
         if layer not in layers:
@@ -219,6 +220,11 @@ class _Scan:
         self.device = next(model.parameters()).device
         self._kept: tuple[Window, _Window] | None = None
 
+    def check(self) -> None:
+        """Stop where the user asked to."""
+        if self.cancel is not None and self.cancel():
+            raise Cancelled
+
     def map(self, mask: npt.NDArray[np.bool_], channel: int) -> npt.NDArray[np.float32]:
         """Raw Grad-CAM (k, j, i) of the structure at `mask`, (k, j, i) bool."""
         total = np.zeros(self.shape, np.float32)
@@ -226,8 +232,7 @@ class _Scan:
         found = torch.from_numpy(np.ascontiguousarray(mask))
         voxels = int(mask.sum())
         for window in self._windows(mask):
-            if self.cancel is not None and self.cancel():
-                raise Cancelled
+            self.check()
             part = window.cut(found[None])[0].to(self.device)
             if voxels and not bool(part.any()):
                 continue

@@ -115,6 +115,8 @@ def segment(
     volumes = _read(sources, request.series, report, cancel)
     roi = _box_of_mask(request.roi) if isinstance(request.roi, Path) else request.roi
     clock.lap("read")
+    if request.explain != "none":
+        import DIANetLib.acwi.explain  # noqa: F401 (MONAI's import takes seconds: part of the set-up)
     from DIANetLib.inference.engine import Segmenter
 
     segmenter = Segmenter(model, device=request.device)
