@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.transforms import (
     Compose,
@@ -24,9 +26,11 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
     Transform,
 )
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from DIANetLib.preprocess import normalise
 from training.config import AugmentConfig
 from training.datasets import PreparedCase
 
@@ -69,6 +73,17 @@ def augmentation(config: AugmentConfig, spatial_dims: int = 3) -> Compose:
     return Compose(steps)
 
 
+def blank_surroundings(case: PreparedCase) -> npt.NDArray[np.float32]:
+    """The image (M, *S) as if all but the hull of the structures had been removed, normalised anew.
+
+    On whole heads whose structures fill the brain this is a brain extraction. The hull closes gaps (sulci) of
+    up to six voxels and is one voxel larger all around.
+    """
+    hull = ndimage.binary_dilation(case.labels > 0, iterations=4)
+    hull = ndimage.binary_fill_holes(ndimage.binary_erosion(hull, iterations=3))
+    return np.stack([normalise(np.where(hull, channel, channel.min())) for channel in case.image])
+
+
 class PatchStream(Dataset[dict[str, Tensor]]):
     """Patch number n of an endless, reproducible stream over the training cases.
 
@@ -94,6 +109,7 @@ class PatchStream(Dataset[dict[str, Tensor]]):
         self.cases, self.patch, self.config = cases, patch, config
         self.seed, self.first, self.count = seed, first, count
         self.transform = augmentation(config, len(patch))
+        self._stripped: dict[int, npt.NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -104,13 +120,22 @@ class PatchStream(Dataset[dict[str, Tensor]]):
         epoch, place = divmod(number, len(self.cases))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))
         rng = np.random.default_rng([self.seed, 1, number])
-        image, labels = self._crop(self.cases[int(order[place])], rng)
+        chosen = int(order[place])
+        case = self.cases[chosen]
+        if self.config.stripped > 0 and rng.random() < self.config.stripped:
+            case = replace(case, image=self._blanked(chosen))
+        image, labels = self._crop(case, rng)
         self.transform.set_random_state(seed=int(rng.integers(2**32 - 1)))
         out = self.transform({"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)})
         return {
             "image": torch.as_tensor(out["image"]).as_subclass(Tensor).float(),
             "labels": torch.as_tensor(out["labels"]).as_subclass(Tensor)[0].round().long(),
         }
+
+    def _blanked(self, place: int) -> npt.NDArray[np.float32]:
+        if place not in self._stripped:
+            self._stripped[place] = blank_surroundings(self.cases[place])
+        return self._stripped[place]
 
     def _crop(self, case: PreparedCase, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         shape = np.array(case.labels.shape)

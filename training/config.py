@@ -78,6 +78,9 @@ class AugmentConfig(_Section):
     inverted_gamma: float = 0.1
     low_resolution: float = 0.2
     bias_field: float = 0.15
+    stripped: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="share of patches from images blanked outside of the structures"
+    )
     foreground_crops: float = Field(default=0.5, description="share of patches centred on a structure voxel")
 
 
