@@ -75,7 +75,7 @@ def reliability(
     # Sums of probabilities in single precision may exceed one by a few 1e-7.
     if values.size and not (values.min() >= 0.0 and values.max() <= 1.0 + 1e-5):
         raise InputError(f"Confidence goes from {values.min():g} to {values.max():g}, expected 0 to 1.")
-    edges = np.linspace(0.0, 1.0, bins + 1)
+    edges = np.linspace(0.0, 1.0, bins + 1, dtype=np.float64)
     index = np.searchsorted(edges[1:-1], values, side="left")
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):

@@ -42,7 +42,8 @@ def color_table(entries: int = 256) -> npt.NDArray[np.uint8]:
     lightness = np.interp(value, (0.0, 1.0), _LIGHTNESS)
     hue = np.radians(np.interp(value, _AT, _HUE))
     chroma = np.interp(value, _AT, _CHROMA)
-    shown, beyond = np.zeros(entries), chroma
+    shown: npt.NDArray[np.float64] = np.zeros(entries)
+    beyond: npt.NDArray[np.float64] = chroma
     for _ in range(24):  # bisection for the greatest chroma that sRGB can show
         tried = np.where(_in_gamut(lightness, beyond, hue), beyond, (shown + beyond) / 2)
         fits = _in_gamut(lightness, tried, hue)
