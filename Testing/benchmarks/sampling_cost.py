@@ -22,8 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the repository is not on the path then
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+_ROOT = str(Path(__file__).resolve().parents[2])
+if not __package__ and _ROOT not in sys.path:  # run as a file
+    sys.path.insert(0, _ROOT)
 
 import torch
 from torch import Tensor
