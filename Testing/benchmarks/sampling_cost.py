@@ -22,9 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROOT = str(Path(__file__).resolve().parents[2])
-if not __package__ and _ROOT not in sys.path:  # run as a file
-    sys.path.insert(0, _ROOT)
+if not __package__:  # run as a file: the repository is not on the path then
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import Tensor

@@ -32,6 +32,7 @@ def test_the_three_numbers_are_printed(capsys, monkeypatch):
 
 def test_it_runs_as_a_file_too(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sampling_cost.py", "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(sampling_cost.__file__, run_name="__main__")
     assert stopped.value.code == 0
