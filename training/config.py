@@ -79,7 +79,10 @@ class AugmentConfig(_Section):
     low_resolution: float = 0.2
     bias_field: float = 0.15
     stripped: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="share of patches from images blanked outside of the structures"
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of patches blanked outside of the structures",
     )
     foreground_crops: float = Field(default=0.5, description="share of patches centred on a structure voxel")
 

@@ -49,6 +49,7 @@ class OutputPaths:
         segmentation: Segments with names, colours and terminology, as 3D Slicer reads them.
         labels: The labelmap, NIfTI.
         uncertainty: Map by kind: total, aleatoric, epistemic; nats.
+        error_probability: Calibrated probability that the label is wrong; regions are found in it.
         variance: Map by structure key.
         gradcam: Map by structure key, where asked for.
         regions_json: Low-confidence regions.
@@ -61,6 +62,7 @@ class OutputPaths:
     segmentation: Path
     labels: Path
     uncertainty: Mapping[str, Path]
+    error_probability: Path
     variance: Mapping[str, Path]
     gradcam: Mapping[str, Path]
     regions_json: Path
@@ -185,6 +187,7 @@ def _paths(folder: Path, prediction: Prediction, gradcam: Mapping[str, Volume]) 
         segmentation=folder / "segmentation.seg.nrrd",
         labels=folder / "labels.nii.gz",
         uncertainty={kind: folder / f"uncertainty_{kind}.nrrd" for kind in UNCERTAINTY_KINDS},
+        error_probability=folder / "error_probability.nrrd",
         variance={key: folder / f"variance_{key}.nrrd" for key in keys},
         gradcam={key: folder / f"gradcam_{key}.nrrd" for key in keys if key in gradcam},
         regions_json=folder / "regions.json",
@@ -211,6 +214,7 @@ def _write_files(
     write_volume(labels, paths.labels)
     for kind, path in paths.uncertainty.items():
         _write_map(prediction.uncertainty[kind], path)
+    _write_map(prediction.error_probability, paths.error_probability)
     for key, path in paths.variance.items():
         _write_map(prediction.variance[key], path)
     for key, path in paths.gradcam.items():

@@ -25,6 +25,7 @@ FILES = {
     "segmentation.seg.nrrd",
     "labels.nii.gz",
     *(f"uncertainty_{kind}.nrrd" for kind in ("total", "aleatoric", "epistemic")),
+    "error_probability.nrrd",
     *(f"variance_{key}.nrrd" for key in ("ball_left", "ball_right", "ghost")),
     *(f"gradcam_{key}.nrrd" for key in ("ball_left", "ball_right")),
     "regions.json",
@@ -78,6 +79,7 @@ def test_the_folder_holds_exactly_the_files_it_promises(case, tmp_path, real_rep
         paths.segmentation,
         paths.labels,
         *paths.uncertainty.values(),
+        paths.error_probability,
         *paths.variance.values(),
         *paths.gradcam.values(),
         paths.regions_json,
@@ -97,6 +99,7 @@ def test_every_volume_is_on_the_grid_of_the_input_with_the_values_computed(
     prediction = case.prediction
     paths = write_output(prediction, case.gradcam, [case.image], tmp_path / "out")
     expected = {path: prediction.uncertainty[kind] for kind, path in paths.uncertainty.items()}
+    expected[paths.error_probability] = prediction.error_probability
     expected |= {path: prediction.variance[key] for key, path in paths.variance.items() if key != "ghost"}
     expected |= {path: case.gradcam[key] for key, path in paths.gradcam.items()}
     for path, volume in expected.items():
