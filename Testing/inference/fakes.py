@@ -45,7 +45,7 @@ def tiny_network(config: NetworkConfig | None = None, seed: int = 0) -> DIANet:
 def structures(*keys: str) -> tuple[Structure, ...]:
     kind = Code("SCT", "5366008", "Hippocampal structure")
     return tuple(
-        Structure(n, key, key.capitalize(), (200, 40 * n, 10), ANATOMICAL_STRUCTURE, kind)
+        Structure(n, key, key.capitalize(), (200, 40 * n % 256, 10), ANATOMICAL_STRUCTURE, kind)
         for n, key in enumerate(keys, start=1)
     )
 
