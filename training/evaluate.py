@@ -17,6 +17,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -223,10 +224,10 @@ def _load_score(file: Path, key: str) -> CaseScore | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as data:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             record = json.loads(str(data["record"]))
             voxels = {name: data[name] for name in data.files if name != "record"}
-    except (OSError, ValueError, KeyError, EOFError):  # cut off or foreign: done again
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # cut off or foreign: done again
         return None
     if record["key"] != key:
         return None

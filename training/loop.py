@@ -157,7 +157,7 @@ def fit(
             step += 1
             average.update(model, step)
             bar.update()
-            bar.set_postfix_str(f"loss {float(loss.total):.3f}, Dice {dice_text}", refresh=False)
+            bar.set_postfix_str(f"loss {float(loss.total.detach()):.3f}, Dice {dice_text}", refresh=False)
             if step % 50 == 0 or step == settings.steps:
                 numbers = {name: context.mean(value) for name, value in loss.terms.items()}
                 numbers |= {

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from Testing.training.tiny import config
+from training.augment import PatchStream
+from training.config import AugmentConfig
+from training.datasets import PreparedCase
+
+ALWAYS = dict.fromkeys(
+    ["affine_probability", "noise", "smooth", "brightness", "contrast", "gamma", "inverted_gamma"], 1.0
+) | {"low_resolution": 1.0, "bias_field": 1.0}
+
+
+def stream(cases: list[PreparedCase], *, seed: int = 1, first: int = 0, count: int = 6, **changes: Any):
+    augment = AugmentConfig(**{**config().augment.model_dump(), **changes})
+    return PatchStream(cases, (12, 16, 16), augment, seed=seed, first=first, count=count)
+
+
+def test_a_patch_depends_on_seed_and_number_alone(cases: list[PreparedCase]):
+    whole, later = stream(cases), stream(cases, first=4, count=2)
+    ahead = stream(cases)
+    assert len(later) == 2
+    _ = ahead[5]  # asking for another one first changes nothing
+
+    for one, other in ((whole[4], later[0]), (whole[5], later[1]), (whole[0], ahead[0])):
+        torch.testing.assert_close(one["image"], other["image"], rtol=0, atol=0)
+        torch.testing.assert_close(one["labels"], other["labels"], rtol=0, atol=0)
+    assert not torch.equal(whole[0]["image"], stream(cases, seed=2)[0]["image"])
+
+
+def test_worker_processes_give_the_same_patches(cases: list[PreparedCase]):
+    alone = list(DataLoader(stream(cases, count=4), batch_size=2))
+    shared = list(DataLoader(stream(cases, count=4), batch_size=2, num_workers=2))
+
+    for one, other in zip(alone, shared, strict=True):
+        torch.testing.assert_close(one["image"], other["image"], rtol=0, atol=0)
+        torch.testing.assert_close(one["labels"], other["labels"], rtol=0, atol=0)
+
+
+def test_an_epoch_takes_every_case_once(cases: list[PreparedCase]):
+    plain = stream(cases, count=2 * len(cases), **dict.fromkeys(ALWAYS, 0.0), mirror_axes=())
+    brightest = [float(plain[number]["image"].max()) for number in range(2 * len(cases))]
+    known = sorted(float(case.image.max()) for case in cases)
+
+    # Patches are wide enough to hold every case's brightest voxel in the middle of the ball.
+    assert np.allclose(sorted(brightest[: len(cases)]), known)
+    assert np.allclose(sorted(brightest[len(cases) :]), known)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_augmentation_keeps_label_values_and_finite_intensities(cases: list[PreparedCase], number: int):
+    patch = stream(cases, **ALWAYS)[number]
+
+    assert patch["image"].shape == (1, 12, 16, 16)
+    assert patch["image"].dtype == torch.float32
+    assert patch["labels"].shape == (12, 16, 16)
+    assert patch["labels"].dtype == torch.int64
+    assert set(patch["labels"].unique().tolist()) <= {0, 1, 2}
+    assert torch.isfinite(patch["image"]).all()
+
+
+def test_without_augmentation_a_patch_is_the_case_with_zeros_around(cases: list[PreparedCase]):
+    plain = stream(cases, **dict.fromkeys(ALWAYS, 0.0), mirror_axes=(), foreground_crops=0.0)
+    patch = plain[0]
+    order = np.random.default_rng([1, 0]).permutation(len(cases))
+    case = cases[int(order[0])]
+
+    # Cases are 12 x 16 x 14 (k, j, i): two columns of the patch are padding.
+    columns = (patch["image"][0] != 0).any(0).any(0)
+    start = int(columns.nonzero()[0])
+    assert int(columns.sum()) == 14
+    np.testing.assert_array_equal(patch["image"][0, :, :, start : start + 14], case.image[0])
+    np.testing.assert_array_equal(patch["labels"][:, :, start : start + 14], case.labels)
+
+
+def test_image_and_labels_are_moved_together(cases: list[PreparedCase]):
+    only_moves = stream(cases, **dict.fromkeys(ALWAYS, 0.0) | {"affine_probability": 1.0})
+
+    for number in range(3):
+        patch = only_moves[number]
+        inside, outside = (patch["image"][0][patch["labels"] == value].mean() for value in (1, 0))
+        assert inside > outside + 1.0  # class 1 is the bright half of the ball
