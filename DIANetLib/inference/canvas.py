@@ -73,13 +73,15 @@ class Canvas:
             self._voxels[structure.key] += int(np.count_nonzero(own))
             self._own[structure.key] += float(found.confidence[own].sum(dtype=np.float64))
             self._soft[structure.key] += float(found.soft_voxels[channel])
-            self._keep_largest(self._variance[structure.key], maps.variance[channel].numpy(), prepared)
+            if maps.samples > 1:  # else it is zero, as the canvas is already
+                self._keep_largest(self._variance[structure.key], maps.variance[channel].numpy(), prepared)
             if self._probabilities is not None:
                 self._keep_largest(self._probabilities[structure.key], mean[channel], prepared)
             check()
         # Interpolation is linear, so the parts still add up to the total.
         self._keep_largest(self._uncertainty["aleatoric"], maps.aleatoric.numpy(), prepared)
-        self._keep_largest(self._uncertainty["epistemic"], maps.epistemic.numpy(), prepared)
+        if maps.samples > 1:
+            self._keep_largest(self._uncertainty["epistemic"], maps.epistemic.numpy(), prepared)
         self._keep_largest(self._uncertainty["total"], maps.total.numpy(), prepared)
         if maps.heteroscedastic is not None:
             target = self._uncertainty.setdefault("heteroscedastic", self._blank())

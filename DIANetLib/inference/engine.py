@@ -247,7 +247,8 @@ class _Run:
     def _region(
         self, volumes: Sequence[Volume], box: Box | None, structures: tuple[Structure, ...]
     ) -> Region:
-        prepared = prepare(volumes, self.model.preprocess, region=box)
+        with self.meter.timed("prepare"):
+            prepared = prepare(volumes, self.model.preprocess, region=box)
         self.warnings += prepared.warnings
         return Region(prepared, structures, box)
 
@@ -266,7 +267,8 @@ class _Run:
             )
         self._refuse_single_slice(model, volumes[0])
         self.localiser = model.ref
-        prepared = prepare(self._for_localiser(model, volumes), model.preprocess)
+        with self.meter.timed("prepare"):
+            prepared = prepare(self._for_localiser(model, volumes), model.preprocess)
         run = self._grid_run(model, prepared, 0, 0)
         with self.meter.stage("localise", run.steps):
             labels = self._maps(run).mean_probability.argmax(0).numpy()

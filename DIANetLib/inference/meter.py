@@ -37,11 +37,18 @@ class Meter:
         self.check()
         self._stage, self._done, self._total = name, 0, total
         self._report()
+        with self.timed(name):
+            yield
+        if self._done < self._total:
+            self.advance(self._total - self._done)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the seconds of a piece of work to a stage, without progress of its own."""
+        self.check()
         start = time.perf_counter()
         yield
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
-        if self._done < self._total:
-            self.advance(self._total - self._done)
 
     def advance(self, steps: int = 1) -> None:
         """Count steps as done.
