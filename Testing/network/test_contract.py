@@ -56,6 +56,29 @@ def test_training_also_gives_coarser_logits_and_the_latent_s_distribution(setup:
         assert output.latent.mean.shape == output.latent.log_variance.shape == (2, 5, *coarsest)
 
 
+def test_coarser_logits_come_finest_first() -> None:
+    setup = config(2, widths=(3, 4, 5, 6), blocks=(0, 0, 0, 0), strides=(2, 1, 2), deep_supervision=2)
+    model = DIANet(setup).train()
+    assert [head.in_channels for head in model.segmentation.auxiliary] == [4, 5]
+    output = model(image(setup))
+    assert [tuple(logits.shape[2:]) for logits in output.auxiliary] == [(8, 12), (8, 12)]
+
+
+def test_dropout_acts_at_the_bottleneck_and_at_each_decoder_scale_but_the_finest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def record(_source: RandomSource, x: torch.Tensor, rate: float) -> torch.Tensor:
+        seen.append((x.shape[1], rate))
+        return x
+
+    monkeypatch.setattr(RandomSource, "channel_dropout", record)
+    setup = config(dropout=0.2, decoder_dropout=0.1)
+    network(setup)(image(setup), generators=generators([1]))
+    assert seen == [(8, 0.2), (6, 0.1), (4, 0.0)]
+
+
 @every_kind
 def test_the_training_loss_reaches_every_parameter(setup: NetworkConfig) -> None:
     torch.manual_seed(3)

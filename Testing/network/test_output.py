@@ -22,9 +22,9 @@ def output(mean: torch.Tensor, log_variance: torch.Tensor | None) -> Segmentatio
 def test_without_variance_probabilities_are_the_softmax() -> None:
     mean = torch.randn(5, 4)
     expected = torch.softmax(mean, 1)
-    assert torch.equal(output(mean, None).probabilities()[..., 0, 0], expected)
+    torch.testing.assert_close(output(mean, None).probabilities()[..., 0, 0], expected)
     vanishing = torch.full_like(mean, -math.inf)
-    assert torch.equal(output(mean, vanishing).probabilities()[..., 0, 0], expected)
+    torch.testing.assert_close(output(mean, vanishing).probabilities()[..., 0, 0], expected)
 
 
 def test_with_unbounded_variance_probabilities_are_uniform() -> None:
