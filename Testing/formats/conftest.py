@@ -14,7 +14,7 @@ from DIANetLib.structures import ANATOMICAL_STRUCTURE, Code, Structure
 from DIANetLib.volume import Geometry, Volume
 
 BALL = Structure(
-    1, "ball", "Ball", (230, 120, 60), ANATOMICAL_STRUCTURE, Code("SCT", "87953007", "Ammon's horn")
+    1, "ball", "Ball", (230, 120, 60), ANATOMICAL_STRUCTURE, Code("SCT", "5366008", "Hippocampus")
 )
 SIDES = (BALL.on_side("left", value=1), BALL.on_side("right", value=2))
 GHOST = Structure(3, "ghost", "Ghost", (90, 90, 200), ANATOMICAL_STRUCTURE, Code("SCT", "1", "Ghost"))
