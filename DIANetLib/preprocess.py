@@ -370,7 +370,7 @@ def _part(grid: Geometry, region: Box | None) -> tuple[Triple, Triple]:
         raise InputError(
             f"the region of interest {_span(region.lo, region.hi)} lies outside of the image, which spans "
             f"{_span(*bounds)}.",
-            remedy="Check the coordinates: LPS millimetres are expected.",
+            remedy="Check the coordinates: they are those that 3D Slicer shows (RAS).",
         )
     return _int_triple(low), _int_triple(high - low + 1)
 
@@ -410,8 +410,10 @@ def _resampled_part(
 
 
 def _span(low: Sequence[float], high: Sequence[float]) -> str:
-    corners = ("(" + ", ".join(f"{x:.1f}" for x in corner) + ")" for corner in (low, high))
-    return " to ".join(corners) + " mm LPS"
+    """Two LPS corners in RAS, the coordinates that 3D Slicer and the command line speak."""
+    flipped = (-high[0], -high[1], low[2]), (-low[0], -low[1], high[2])
+    corners = [f"({', '.join(f'{x:.1f}' for x in corner)})" for corner in flipped]
+    return " to ".join(corners) + " mm RAS"
 
 
 def _cut(array: npt.NDArray[Any], start: Triple, size: Triple) -> npt.NDArray[Any]:

@@ -149,7 +149,7 @@ def test_a_region_of_a_resampled_image_stays_within_it():
 
 
 def test_a_region_outside_of_the_image_gets_a_sentence():
-    with pytest.raises(InputError, match=r"lies outside of the image, which spans \(.*LPS millimetres"):
+    with pytest.raises(InputError, match=r"lies outside of the image, which spans \(.*\(RAS\)"):
         prepare([_volume()], PreprocessConfig(), region=Box((900, 900, 900), (910, 910, 910)))
 
 
