@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from DIANetLib.network.blocks import InstanceNorm, activation, conv, conv_transpose
+from DIANetLib.network.blocks import InstanceNorm, activation, conv, conv_transpose, pointwise
 from DIANetLib.network.config import NetworkConfig
 from DIANetLib.network.latent import LOG_VARIANCE_BOUNDS, GaussianDistribution
 from DIANetLib.network.noise import RandomSource
@@ -96,7 +95,7 @@ class SegmentationHead(nn.Module):
             )
             for level in reversed(range(len(widths) - 1))
         )
-        self.logits = conv(dims, widths[0], config.classes * (2 if config.heteroscedastic else 1), kernel=1)
+        self.logits = pointwise(dims, widths[0], config.classes * (2 if config.heteroscedastic else 1))
         self.auxiliary = nn.ModuleList(
             conv(dims, widths[level], config.classes, kernel=1)
             for level in range(1, config.deep_supervision + 1)
@@ -124,7 +123,7 @@ class SegmentationHead(nn.Module):
         for scale, skip in zip(self.scales, prepared, strict=True):
             x = scale(x, skip, source)
             outputs.append(x)
-        logits = self.logits(x) if torch.is_grad_enabled() else _pointwise(self.logits, x)
+        logits = self.logits(x)
         auxiliary: tuple[Tensor, ...] = ()
         if self.training and len(self.auxiliary) > 0:
             coarser = outputs[-2::-1]
@@ -133,11 +132,3 @@ class SegmentationHead(nn.Module):
             return SegmentationOutput(logits, None, auxiliary)
         mean, log_variance = logits[:, : self.classes], logits[:, self.classes :]
         return SegmentationOutput(mean, log_variance.clamp(*LOG_VARIANCE_BOUNDS), auxiliary)
-
-
-def _pointwise(layer: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """A 1×1 convolution as a matrix product over the channels.
-
-    On one CPU thread PyTorch's own copies a channels-last input first, which takes ten times as long.
-    """
-    return F.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
