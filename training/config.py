@@ -106,6 +106,12 @@ class ObjectiveConfig(_Section):
     """Weights of the terms of the loss."""
 
     logit_draws: int = Field(default=4, ge=2, description="draws of the Gaussian logit, (32)")
+    rarity_power: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="cross-entropy weights: class frequency to the power of minus this",
+    )
     kl_weight: float = Field(default=1e-3, ge=0.0)
     kl_free_nats: float = Field(default=0.1, ge=0.0)
 

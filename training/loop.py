@@ -99,7 +99,8 @@ def fit(
     model = DIANet(config.network).to(context.device)
     if config.network.spatial_dims == 3:
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    objective = Objective(config.objective).to(context.device)
+    counts = sum(np.bincount(case.labels.ravel(), minlength=config.network.classes) for case in train)
+    objective = Objective(config.objective, np.asarray(counts).tolist()).to(context.device)
     settings = config.optimiser
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay

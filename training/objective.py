@@ -6,6 +6,7 @@ A new loss is one file in DIANetLib/losses and one line here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from DIANetLib.losses.task import (
     deep_supervision_weights,
     downsample_labels,
     expected_probabilities,
+    rarity_weights,
 )
 from DIANetLib.network import SegmentationOutput
 from training.config import ObjectiveConfig
@@ -31,12 +33,19 @@ class Loss:
 
 
 class Objective(torch.nn.Module):
-    """Task loss with deep supervision, and the divergence of the latent."""
+    """Task loss with deep supervision, and the divergence of the latent.
 
-    def __init__(self, config: ObjectiveConfig) -> None:
+    Args:
+        config: weights of the terms.
+        class_counts: (K,) voxels per class in the training cases; needed for `config.rarity_power` above 0.
+    """
+
+    def __init__(self, config: ObjectiveConfig, class_counts: Sequence[float] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.task = DiceCrossEntropy()
+        weighted = config.rarity_power > 0 and class_counts is not None
+        weights = rarity_weights(class_counts, config.rarity_power) if weighted and class_counts else None
+        self.task = DiceCrossEntropy(class_weights=weights)
 
     def forward(self, output: SegmentationOutput, labels: Tensor) -> Loss:
         """Loss of a training pass against class numbers (B, *S)."""

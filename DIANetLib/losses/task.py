@@ -40,18 +40,38 @@ class DiceCrossEntropy(torch.nn.Module):
     Args:
         batch_dice: sum numerator and denominator over the batch before dividing, as nnU-Net does for small
             patches in which a structure can be missing.
+        class_weights: (K,) weights of the classes in the cross-entropy, or None for equal ones.
     """
 
-    def __init__(self, *, batch_dice: bool = True) -> None:
+    class_weights: Tensor | None
+
+    def __init__(self, *, batch_dice: bool = True, class_weights: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("class_weights", class_weights)
         self.dice = DiceLoss(include_background=False, batch=batch_dice, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """Loss of (B, K, *S) probabilities against integer labels (B, *S)."""
         one_hot = F.one_hot(labels, probabilities.shape[1]).movedim(-1, 1).to(probabilities.dtype)
         log_likelihood = torch.log(probabilities.clamp_min(1e-7))
-        cross_entropy = F.nll_loss(log_likelihood, labels)
+        cross_entropy = F.nll_loss(log_likelihood, labels, weight=self.class_weights)
         return self.dice(probabilities, one_hot) + cross_entropy
+
+
+def rarity_weights(counts: Sequence[float], power: float) -> Tensor:
+    """Weights (K,) that grow as classes get rarer: frequency to the power of -`power`, mean over voxels one.
+
+    A structure of a hundred voxels in a head adds so little to an unweighted cross-entropy that a short fit
+    may end before it is found at all.
+
+    Args:
+        counts: voxels per class, (K,); a class without any counts as one voxel.
+        power: 0 for equal weights, 1 for equal shares of every class.
+    """
+    frequency = torch.tensor(list(counts), dtype=torch.float64).clamp_min(1.0)
+    frequency = frequency / frequency.sum()
+    weights = frequency.pow(-power)
+    return (weights / (weights * frequency).sum()).float()
 
 
 def deep_supervision_weights(scales: int) -> list[float]:

@@ -21,6 +21,9 @@ class LatentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(default=32, ge=1, description="d, latent channels per bottleneck position")
+    path_dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="how often a random pass reads h alone, without the features"
+    )
 
 
 class NetworkConfig(BaseModel):

@@ -48,9 +48,7 @@ class DIANet(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         features = self.encoder.out_channels[-1]
-        self.latent = (
-            GaussianLatent(config.spatial_dims, features, config.latent.channels) if config.latent else None
-        )
+        self.latent = GaussianLatent(config.spatial_dims, features, config.latent) if config.latent else None
         # What the decoder reads passes through this module, so that explanation methods can hook it.
         self.bottleneck = nn.Identity()
         self.segmentation = SegmentationHead(config)
@@ -111,6 +109,8 @@ class DIANet(nn.Module):
         if encoded.latent is not None and self.latent is not None:
             h = encoded.latent.repeat_rows(repeats).sample(source)  # (31)
             # CodeBook matching and the diffuser refine h here
+            # Without this a decoder that can read the features never needs h, and h carries nothing.
+            bottleneck = source.path_dropout(bottleneck, self.latent.path_dropout)
             bottleneck = bottleneck + self.latent.project(h.to(bottleneck.dtype))
         bottleneck = self.bottleneck(source.channel_dropout(bottleneck, self.config.dropout))
         output = self.segmentation(bottleneck, encoded.prepared, source)  # (19, 32)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from DIANetLib.network.blocks import conv
+from DIANetLib.network.config import LatentConfig
 from DIANetLib.network.noise import RandomSource
 
 # Bounds on log sigma^2: sigma between 0.007 and 7.4 keeps the KL term and half precision finite.
@@ -49,8 +50,10 @@ class GaussianDistribution:
 class GaussianLatent(nn.Module):
     """Separate heads for mu and log Sigma, and the projection of h back to the feature width."""
 
-    def __init__(self, spatial_dims: int, features: int, channels: int) -> None:
+    def __init__(self, spatial_dims: int, features: int, config: LatentConfig) -> None:
         super().__init__()
+        channels = config.channels
+        self.path_dropout = config.path_dropout
         self.mean = conv(spatial_dims, features, channels, kernel=1)
         self.log_variance = conv(spatial_dims, features, channels, kernel=1)
         self.project = conv(spatial_dims, channels, features, kernel=1)

@@ -38,13 +38,21 @@ class RandomSource:
         rows = [torch.randn(shape, generator=generator) for generator in self.generators]
         return torch.stack(rows).to(device=like.device, dtype=like.dtype)
 
+    def path_dropout(self, x: Tensor, rate: float) -> Tensor:
+        """Blank whole rows of `x` (N, C, ...) with probability `rate`, leaving the others as they are."""
+        if not self.stochastic or rate == 0.0:
+            return x
+        return x * (self._uniform(x, 1) >= rate).to(x.dtype)
+
     def channel_dropout(self, x: Tensor, rate: float) -> Tensor:
         """Drop whole channels of `x` (N, C, ...) with probability `rate`; the rest grows by 1/(1 - rate)."""
         if not self.stochastic or rate == 0.0:
             return x
-        shape = (x.shape[0], x.shape[1], *([1] * (x.ndim - 2)))
+        return x * ((self._uniform(x, x.shape[1]) >= rate).to(x.dtype) / (1.0 - rate))
+
+    def _uniform(self, x: Tensor, channels: int) -> Tensor:
+        """Uniform numbers (N, channels, 1, ...), broadcastable to `x`."""
+        shape = (x.shape[0], channels, *([1] * (x.ndim - 2)))
         if self.generators is None:
-            uniform = torch.rand(shape, device=x.device)
-        else:
-            uniform = torch.stack([torch.rand(shape[1:], generator=g) for g in self.generators]).to(x.device)
-        return x * ((uniform >= rate).to(x.dtype) / (1.0 - rate))
+            return torch.rand(shape, device=x.device)
+        return torch.stack([torch.rand(shape[1:], generator=g) for g in self.generators]).to(x.device)

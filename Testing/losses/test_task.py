@@ -14,6 +14,7 @@ from DIANetLib.losses.task import (
     deep_supervision_weights,
     downsample_labels,
     expected_probabilities,
+    rarity_weights,
 )
 
 # two voxels, two classes: p(foreground) is 0.8 where it is foreground and 0.4 where it is background
@@ -142,3 +143,21 @@ def test_labels_on_a_coarser_grid_are_the_nearest_ones() -> None:
 def test_labels_on_the_same_grid_stay() -> None:
     labels = torch.randint(5, (1, 3, 4, 5))
     assert torch.equal(downsample_labels(labels, (3, 4, 5)), labels)
+
+
+def test_rarity_weights_rise_with_rarity_and_average_to_one_over_voxels() -> None:
+    # frequencies 0.9 and 0.1; power 0.5: 1/sqrt(0.9) and 1/sqrt(0.1), divided by sqrt(0.9) + sqrt(0.1)
+    weights = rarity_weights([900, 100], 0.5)
+    norm = 0.9**0.5 + 0.1**0.5
+    assert weights.tolist() == pytest.approx([0.9**-0.5 / norm, 0.1**-0.5 / norm])
+    assert float(weights @ torch.tensor([0.9, 0.1])) == pytest.approx(1.0)
+    assert rarity_weights([5, 0, 7], 0.0).tolist() == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_class_weights_weigh_the_cross_entropy_alone() -> None:
+    probabilities = torch.tensor([[[[0.8, 0.4]], [[0.2, 0.6]]]])
+    labels = torch.tensor([[[0, 1]]])
+    plain = DiceCrossEntropy()(probabilities, labels)
+    weighted = DiceCrossEntropy(class_weights=torch.tensor([1.0, 3.0]))(probabilities, labels)
+    logs = [-math.log(0.8), -math.log(0.6)]
+    assert float(weighted - plain) == pytest.approx((logs[0] + 3 * logs[1]) / 4 - sum(logs) / 2, abs=1e-6)

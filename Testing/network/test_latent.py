@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from DIANetLib.network import DIANet, GaussianDistribution
+from DIANetLib.network import DIANet, GaussianDistribution, LatentConfig
 from DIANetLib.network.latent import LOG_VARIANCE_BOUNDS, GaussianLatent
 from DIANetLib.network.noise import RandomSource
 from Testing.network.tiny import config, generators, image, network
@@ -28,12 +28,12 @@ def test_at_step_zero_the_network_equals_the_same_network_without_latent(dims: i
 
 
 def test_h_starts_close_to_its_mean() -> None:
-    distribution = GaussianLatent(2, 6, 4)(torch.randn(2, 6, 3, 3))
+    distribution = GaussianLatent(2, 6, LatentConfig(channels=4))(torch.randn(2, 6, 3, 3))
     torch.testing.assert_close(distribution.log_variance, torch.full((2, 4, 3, 3), -3.0))
 
 
 def test_the_latent_s_log_variance_is_bounded() -> None:
-    latent = GaussianLatent(2, 6, 4)
+    latent = GaussianLatent(2, 6, LatentConfig(channels=4))
     for bias, bound in zip((-1e4, 1e4), LOG_VARIANCE_BOUNDS, strict=True):
         torch.nn.init.constant_(latent.log_variance.bias, bias)  # type: ignore[arg-type]
         assert latent(torch.randn(1, 6, 3, 3)).log_variance.unique().tolist() == [bound]
@@ -76,3 +76,31 @@ def test_training_draws_from_torch_s_own_stream() -> None:
     torch.manual_seed(4)
     assert torch.equal(model(x).mean, first)
     assert not torch.equal(first, second)
+
+
+def test_a_random_pass_now_and_then_reads_h_alone() -> None:
+    setup = config(2, dropout=0.0, decoder_dropout=0.0)
+    model = network(setup.model_copy(update={"latent": LatentConfig(channels=3, path_dropout=0.5)}))
+    read: list[torch.Tensor] = []
+    model.bottleneck.register_forward_hook(lambda _module, _inputs, output: read.append(output))
+    model.requires_grad_(False)
+    encoded = model.encode(image(setup))
+    model.decode(encoded, generators(range(40)))
+    model.decode(encoded)  # the mean pass reads both
+    assert model.latent is not None
+    assert encoded.latent is not None
+    mean = encoded.features + model.latent.project(encoded.latent.mean)
+    torch.testing.assert_close(read[1], mean)
+    # rows that read h alone do not depend on the features: they differ from `features + h` by the features
+    scale = float(encoded.features.abs().max())
+    blanked = [float((row - mean[0]).abs().max()) > 0.5 * scale for row in read[0]]
+    assert 10 <= sum(blanked) <= 30
+
+
+def test_path_dropout_blanks_whole_rows_and_leaves_the_others() -> None:
+    x = torch.randn(200, 3, 2, 2)
+    kept = RandomSource(generators(range(200)), stochastic=True).path_dropout(x, 0.25)
+    blank = (kept == 0).flatten(1).all(1)
+    assert torch.equal(kept[~blank], x[~blank])
+    assert 30 <= int(blank.sum()) <= 70
+    assert RandomSource(None, stochastic=False).path_dropout(x, 0.25) is x
