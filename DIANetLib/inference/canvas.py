@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
+from DIANetLib.inference.cascade import far_from
 from DIANetLib.inference.prediction import Box, ModelRef, Prediction
 from DIANetLib.preprocess import Prepared, part_of, restore_box, restore_labels
 from DIANetLib.structures import Structure
@@ -54,19 +55,30 @@ class Canvas:
         maps: UncertaintyMaps,
         channels: Sequence[Structure],
         *,
+        anchor: npt.NDArray[np.float64] | None = None,
         check: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> float:
         """Put the results of one region in their place.
 
         Args:
             prepared: The region that the network read.
             maps: (K, k, j, i) and (k, j, i) on its grid.
             channels: What the channels 1 to K - 1 stand for.
+            anchor: Where the localiser found the structure, (n, 3) LPS mm; pieces far from it become
+                background.
             check: Called between steps; what it raises ends the work.
+
+        Returns:
+            Volume of the pieces that became background, ml.
         """
         mean: FloatArray = maps.mean_probability.numpy()
         found = restore_labels(mean, prepared)
         check()
+        left_out = 0.0
+        if anchor is not None:
+            far = far_from(anchor, found.labels, prepared.part_geometry)
+            found.labels[far] = 0
+            left_out = float(np.count_nonzero(far)) * self.geometry.voxel_volume_ml
         self._add_labels(prepared, found.labels, found.confidence, channels)
         for channel, structure in enumerate(channels, start=1):
             own = found.labels == channel
@@ -86,6 +98,7 @@ class Canvas:
         if maps.heteroscedastic is not None:
             target = self._uncertainty.setdefault("heteroscedastic", self._blank())
             self._keep_largest(target, maps.heteroscedastic.numpy(), prepared)
+        return left_out
 
     def prediction(
         self,

@@ -10,19 +10,19 @@ the image is stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import ndimage, spatial
 
 from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import Box
 from DIANetLib.structures import Side, Structure
 from DIANetLib.volume import Geometry
 
-__all__ = ["Instance", "find_instances", "is_crop", "sided"]
+__all__ = ["Instance", "far_from", "find_instances", "is_crop", "sided"]
 
 #: An image smaller than this in every direction is a crop around the structure already, mm.
 CROP_MM = 64.0
@@ -30,9 +30,11 @@ CROP_MM = 64.0
 APART_MM = 15.0
 #: Pieces of a structure whose centres lie within this distance of the main piece's box belong to it, mm.
 FRAGMENT_MM = 5.0
+#: Pieces of the segmentation that come no closer than this to what the localiser found are not the structure.
+REACH_MM = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instance:
     """One structure that was found.
 
@@ -40,11 +42,13 @@ class Instance:
         side: ``left`` or ``right`` of the patient, None for a structure that is single.
         box: Around it, margin included, LPS mm.
         volume_ml: Volume of what the localiser found, ml.
+        points: (n, 3) centres of the voxels of what it found, LPS mm.
     """
 
     side: Side | None
     box: Box
     volume_ml: float
+    points: npt.NDArray[np.float64] = field(repr=False)
 
 
 def is_crop(geometry: Geometry) -> bool:
@@ -113,6 +117,35 @@ def find_instances(
     return (_instance(side, main, found, geometry, margin_mm),)
 
 
+def far_from(
+    points: npt.NDArray[np.float64], labels: npt.NDArray[np.integer[Any]], geometry: Geometry
+) -> npt.NDArray[np.bool_]:
+    """Voxels of connected pieces that come no closer than `REACH_MM` to what the localiser found.
+
+    A model fitted on tight crops may take look-alikes at the border of a wider one for its structure.
+
+    Args:
+        points: (n, 3) LPS mm.
+        labels: (k, j, i), background 0.
+        geometry: Grid of the labels.
+
+    Returns:
+        (k, j, i) bool.
+    """
+    pieces, count = ndimage.label(labels > 0, np.ones((3, 3, 3)))
+    far = np.zeros(labels.shape, bool)
+    if not count:
+        return far
+    tree = spatial.cKDTree(points)
+    for piece, where in enumerate(ndimage.find_objects(pieces), start=1):
+        inside = pieces[where] == piece
+        first = np.array([axis.start for axis in where])
+        own = geometry.index_to_world((np.argwhere(inside) + first)[:, ::-1])
+        if not np.isfinite(tree.query(own, distance_upper_bound=REACH_MM)[0]).any():
+            far[where] |= inside
+    return far
+
+
 @dataclass(frozen=True, eq=False)
 class _Component:
     points: npt.NDArray[np.float64]  # (n, 3) LPS mm of voxel centres
@@ -165,4 +198,4 @@ def _instance(
     low, high = points.min(axis=0) - half_voxel, points.max(axis=0) + half_voxel
     box = Box((float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2])))
     volume = sum(component.volume_ml for component in near)
-    return Instance(side, box.expanded(margin_mm) if margin_mm else box, volume)
+    return Instance(side, box.expanded(margin_mm) if margin_mm else box, volume, points)

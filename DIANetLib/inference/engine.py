@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
@@ -69,11 +70,13 @@ class Region:
         prepared: What it reads.
         structures: What its output channels 1, 2, ... stand for there.
         box: Where it lies, LPS mm; None for the whole image.
+        anchor: What the localiser found there, (n, 3) LPS mm; None without localiser.
     """
 
     prepared: Prepared
     structures: tuple[Structure, ...]
     box: Box | None
+    anchor: npt.NDArray[np.float64] | None = None
 
 
 class Segmenter:
@@ -204,7 +207,15 @@ class _Run:
             results = [self._maps(run) for run in runs]
         with self.meter.stage("restore", len(regions)):
             for region, maps in zip(regions, results, strict=True):
-                canvas.add(region.prepared, maps, region.structures, check=self.meter.check)
+                left_out = canvas.add(
+                    region.prepared, maps, region.structures, anchor=region.anchor, check=self.meter.check
+                )
+                if left_out:
+                    names = " and ".join(structure.name for structure in region.structures)
+                    self.warnings.append(
+                        f"{left_out:.2f} ml labelled {names} lay apart from where the structure was found "
+                        "and were left out."
+                    )
                 self.meter.advance()
         prediction = canvas.prediction(
             samples=self.samples,
@@ -236,21 +247,28 @@ class _Run:
             what=", ".join(structure.name for structure in structures),
         )
         if spec.instances == "single":
-            return tuple(self._region(volumes, one.box, structures) for one in instances), structures
+            regions = tuple(self._region(volumes, one.box, structures, one.points) for one in instances)
+            return regions, structures
         both = {side: sided(structures, side) for side in ("left", "right")}
         for side in both:
             if side not in [instance.side for instance in instances]:
                 self.warnings.append(f"Nothing was found on the {side} side, which was therefore left out.")
-        regions = tuple(self._region(volumes, one.box, both[one.side or "left"]) for one in instances)
+        regions = tuple(
+            self._region(volumes, one.box, both[one.side or "left"], one.points) for one in instances
+        )
         return regions, both["left"] + both["right"]
 
     def _region(
-        self, volumes: Sequence[Volume], box: Box | None, structures: tuple[Structure, ...]
+        self,
+        volumes: Sequence[Volume],
+        box: Box | None,
+        structures: tuple[Structure, ...],
+        anchor: npt.NDArray[np.float64] | None = None,
     ) -> Region:
         with self.meter.timed("prepare"):
             prepared = prepare(volumes, self.model.preprocess, region=box)
         self.warnings += prepared.warnings
-        return Region(prepared, structures, box)
+        return Region(prepared, structures, box, anchor)
 
     def _localise(
         self, volumes: Sequence[Volume], spec: LocaliserSpec

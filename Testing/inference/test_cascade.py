@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from DIANetLib.errors import InputError
-from DIANetLib.inference.cascade import find_instances, is_crop, sided
+from DIANetLib.inference.cascade import far_from, find_instances, is_crop, sided
 from DIANetLib.volume import Geometry
 from Testing.inference.fakes import RAS, structures
 
@@ -105,3 +105,17 @@ def test_sides_number_the_structures_on():
 def test_small_images_are_crops():
     assert is_crop(Geometry((40, 56, 40), (1.0, 1.0, 1.0), (0, 0, 0), np.eye(3)))
     assert not is_crop(Geometry((40, 56, 40), (1.0, 1.0, 2.0), (0, 0, 0), np.eye(3)))
+
+
+def test_pieces_far_from_what_the_localiser_found_are_told_apart() -> None:
+    geometry = Geometry((30, 12, 12), (1.0, 1.0, 1.0), (-3.0, 5.0, 7.0), np.diag([-1.0, -1.0, 1.0]))
+    labels = np.zeros(geometry.shape, np.uint8)
+    labels[2:5, 2:5, 2:5] = 1  # touches the anchor
+    labels[2:5, 2:5, 9:11] = 2  # 4 mm away: a second piece of the structure
+    labels[6:9, 6:9, 20:24] = 1  # 10 mm away and more
+    anchor = geometry.index_to_world(np.array([[3, 3, 3], [5, 3, 3]]))
+    far = far_from(anchor, labels, geometry)
+    expected = np.zeros_like(far)
+    expected[6:9, 6:9, 20:24] = True
+    np.testing.assert_array_equal(far, expected)
+    assert not far_from(anchor, np.zeros_like(labels), geometry).any()
