@@ -2,15 +2,16 @@
 """Where to look: from what a localiser found to the regions that the next model reads.
 
 The localiser's mask falls into components; those too small to be the structure are noise. A paired
-structure is the largest component and the largest other one that lies apart from it to the left or right; a
-single structure is the largest component. The patient's left is +x in LPS, so sides do not depend on how
-the image is stored.
+structure is the largest two components that can face each other across the body, apart sideways more than
+in height or depth; a single structure is the largest component. The patient's left is +x in LPS, so sides do
+not depend on how the image is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -98,9 +99,9 @@ def find_instances(
     main = found[0]
     if instances == "single":
         return (_instance(None, main, found, geometry, margin_mm),)
-    partner = next((c for c in found[1:] if abs(c.center[0] - main.center[0]) >= APART_MM), None)
-    if partner is not None:
-        left, right = (main, partner) if main.center[0] > partner.center[0] else (partner, main)
+    pair = next((pair for pair in _by_volume(found) if _face_each_other(*pair)), None)
+    if pair is not None:
+        left, right = sorted(pair, key=lambda component: -float(component.center[0]))
         rest = [component for component in found if component is not left and component is not right]
         return (
             _instance("left", left, [left, *rest], geometry, margin_mm),
@@ -154,6 +155,19 @@ class _Component:
     @property
     def center(self) -> npt.NDArray[np.float64]:
         return np.asarray(self.points.mean(axis=0))
+
+
+def _by_volume(found: Sequence[_Component]) -> list[tuple[_Component, _Component]]:
+    return sorted(combinations(found, 2), key=lambda pair: -(pair[0].volume_ml + pair[1].volume_ml))
+
+
+def _face_each_other(one: _Component, other: _Component) -> bool:
+    """Whether two finds can be left and right of one body: apart sideways more than in height or depth.
+
+    A look-alike in the neck may be larger than either; a head tilted by 45 degrees is not expected.
+    """
+    x, y, z = np.abs(one.center - other.center)
+    return bool(x >= APART_MM and np.hypot(y, z) <= x)
 
 
 def _points(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.float64]:

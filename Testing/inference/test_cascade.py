@@ -119,3 +119,10 @@ def test_pieces_far_from_what_the_localiser_found_are_told_apart() -> None:
     expected[6:9, 6:9, 20:24] = True
     np.testing.assert_array_equal(far, expected)
     assert not far_from(anchor, np.zeros_like(labels), geometry).any()
+
+
+def test_a_larger_look_alike_elsewhere_is_no_partner() -> None:
+    neck = ((-2.0, 36.0, -32.0), (24.0, 26.0, 14.0))  # larger than either, far below and behind
+    found = _find(_grid_with(LEFT, RIGHT, neck))
+    assert [instance.side for instance in found] == ["left", "right"]
+    assert all(abs(instance.box.center[1]) < 5 for instance in found)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from Testing.training.tiny import config
-from training.augment import PatchStream
+from training.augment import PatchStream, blank_surroundings
 from training.config import AugmentConfig
 from training.datasets import PreparedCase
 
@@ -87,3 +87,19 @@ def test_image_and_labels_are_moved_together(cases: list[PreparedCase]):
         patch = only_moves[number]
         inside, outside = (patch["image"][0][patch["labels"] == value].mean() for value in (1, 0))
         assert inside > outside + 1.0  # class 1 is the bright half of the ball
+
+
+def test_blanking_keeps_the_structures_hull_and_makes_all_else_equal() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[8:16, 8:16, 8:16] = 1
+    labels[11:13, 11:13, 8:16] = 0  # a gap inside, as a sulcus
+    image = rng.normal(size=(1, 24, 24, 24)).astype(np.float32)
+    case = PreparedCase("case", image, labels, None, None)  # type: ignore[arg-type]
+    blanked = blank_surroundings(case)[0]
+    assert np.unique(blanked[0]).size == 1
+    hull = blanked != blanked[0, 0, 0]
+    assert hull[8:16, 8:16, 8:16].mean() > 0.98  # voxels clipped to the lowest value look blank
+    assert not hull[:6].any()
+    assert abs(float(blanked.mean())) < 1e-4
+    assert abs(float(blanked.std()) - 1) < 1e-3
