@@ -43,8 +43,8 @@ class Objective(torch.nn.Module):
     def __init__(self, config: ObjectiveConfig, class_counts: Sequence[float] | None = None) -> None:
         super().__init__()
         self.config = config
-        weighted = config.rarity_power > 0 and class_counts is not None
-        weights = rarity_weights(class_counts, config.rarity_power) if weighted and class_counts else None
+        power = config.rarity_power
+        weights = rarity_weights(class_counts, power) if class_counts and power > 0 else None
         self.task = DiceCrossEntropy(class_weights=weights)
 
     def forward(self, output: SegmentationOutput, labels: Tensor) -> Loss:
