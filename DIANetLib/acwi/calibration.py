@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,12 +67,7 @@ def reliability(
         raise InputError(f"Confidence has shape {values.shape}, expected that of correct, {right.shape}.")
     if bins < 1:
         raise InputError(f"The number of bins is {bins}, expected at least 1.")
-    if mask is not None:
-        inside = np.asarray(mask, dtype=bool)
-        if inside.shape != values.shape:
-            raise InputError(f"The mask has shape {inside.shape}, expected {values.shape}.")
-        values, right = values[inside], right[inside]
-    values, right = values.ravel(), right.ravel()
+    values, right = inside_mask(values, right, mask)
     # Sums of probabilities in single precision may exceed one by a few 1e-7.
     if values.size and not (values.min() >= 0.0 and values.max() <= 1.0 + 1e-5):
         raise InputError(f"Confidence goes from {values.min():g} to {values.max():g}, expected 0 to 1.")
@@ -187,3 +183,19 @@ def _select(
         )
     rows -= rows.max(axis=1, keepdims=True)
     return rows, rows[np.arange(classes.size), classes]
+
+
+def inside_mask(
+    values: npt.NDArray[Any], flags: npt.NDArray[np.bool_], mask: npt.ArrayLike | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Both arrays, flattened, where `mask` is true; everywhere without a mask.
+
+    Raises:
+        InputError: The mask has another shape.
+    """
+    if mask is None:
+        return values.ravel(), flags.ravel()
+    inside = np.asarray(mask, dtype=bool)
+    if inside.shape != values.shape:
+        raise InputError(f"The mask has shape {inside.shape}, expected {values.shape}.")
+    return values[inside], flags[inside]

@@ -27,7 +27,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from DIANetLib.acwi.calibration import expected_calibration_error
+from DIANetLib.acwi.calibration import expected_calibration_error, inside_mask
 from DIANetLib.errors import InputError
 
 BoolArray = npt.NDArray[np.bool_]
@@ -288,12 +288,7 @@ def _scored(
         raise InputError(
             f"The uncertainty has shape {values.shape}, expected that of the errors, {wrong.shape}."
         )
-    if mask is not None:
-        inside = np.asarray(mask, dtype=bool)
-        if inside.shape != values.shape:
-            raise InputError(f"The mask has shape {inside.shape}, expected {values.shape}.")
-        values, wrong = values[inside], wrong[inside]
-    values, wrong = values.ravel(), wrong.ravel()
+    values, wrong = inside_mask(values, wrong, mask)
     if np.isnan(values).any():
         raise InputError("The uncertainty holds values that are not numbers (NaN).")
     return values, wrong
