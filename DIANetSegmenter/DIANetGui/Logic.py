@@ -163,13 +163,16 @@ class Logic:
         model = settings.model
         box = _boxOf(settings)
         eager = len(model.structures) * (2 if model.sides else 1) <= EAGER_STRUCTURES
-        files: list[SharedVolume] = []
+        volumes = [
+            volumeFromNode(settings.inputs[modality.name], modality.name)
+            for modality in model.modalities
+            if settings.inputs.get(modality.name) is not None
+        ]
         self.runner.start()
+        files: list[SharedVolume] = []
         try:
-            for modality in model.modalities:
-                node = settings.inputs.get(modality.name)
-                if node is not None:
-                    files.append(self.runner.exchange.write(volumeFromNode(node, modality.name)))
+            for volume in volumes:
+                files.append(self.runner.exchange.write(volume))
             request = protocol.Segment(
                 id=newId(),
                 model=model.path or model.name,
@@ -443,8 +446,14 @@ class Logic:
                 remedy=_("Click Segment again, then choose the layer."),
             )
         request = protocol.Explain(newId(), result.record.id, structures, region)
-        take = lambda payload: self._takeExplanation(result, payload)  # noqa: E731
-        self.runner.begin(Run(request, Meter(("explain", "show")), take, "layers"))
+        self.runner.begin(
+            Run(
+                request,
+                Meter(("explain", "show")),
+                lambda payload: self._takeExplanation(result, payload),
+                "layers",
+            )
+        )
 
     def _stages(self, model: ModelInfo, explain: bool) -> tuple[str, ...]:
         """The stages that a run will go through, as far as is known before."""

@@ -4,8 +4,8 @@ r"""The worker's requests as a state machine, without Qt and without MRML.
     IDLE -> STARTING -> RUNNING -> IDLE          begin
                  \          \-> CANCELLING -> IDLE
 
-One request at a time is "the run", which the state is about; others (`ask`) are answered beside it. Everything
-happens in the thread that the client calls back in, which is Slicer's main thread.
+One request at a time is "the run", which the state is about; others (`ask`) are answered beside it.
+Everything happens in the thread that the client calls back in, which is Slicer's main thread.
 """
 
 from __future__ import annotations
