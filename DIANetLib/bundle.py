@@ -15,18 +15,15 @@ sentence. torch is imported when weights are loaded, not when models are listed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DIANetLib.bundle_export import make_metadata, save_bundle
-from DIANetLib.bundle_schema import FORMAT_VERSION, BundleMetadata, LocaliserSpec, ModalitySpec
+from DIANetLib.bundle_schema import BundleMetadata, LocaliserSpec, ModalitySpec
 from DIANetLib.bundle_weights import (
-    METADATA,
     REINSTALL,
-    WEIGHTS,
     build_network,
     first_line,
     parsed,
@@ -34,6 +31,7 @@ from DIANetLib.bundle_weights import (
 )
 from DIANetLib.errors import BundleError
 from DIANetLib.inference.prediction import ModelRef
+from DIANetLib.model_folders import FORMAT_VERSION, METADATA, WEIGHTS, search_paths
 from DIANetLib.structures import Structure
 
 if TYPE_CHECKING:
@@ -177,14 +175,6 @@ class BundleEntry:
     path: Path
     metadata: BundleMetadata | None
     problem: str | None = None
-
-
-def search_paths() -> tuple[Path, ...]:
-    """Folders that hold models: those in `$DIANET_MODELS`, then the ones that came with DIANet."""
-    own = [Path(entry) for entry in os.environ.get("DIANET_MODELS", "").split(os.pathsep) if entry]
-    package = Path(__file__).resolve().parent
-    shipped = [package.parent / "Resources" / "Models", package / "Resources" / "Models"]
-    return tuple(dict.fromkeys([*own, *(folder for folder in shipped if folder.is_dir())]))
 
 
 def list_bundles(paths: Sequence[Path] | None = None, *, verify: bool = False) -> tuple[BundleEntry, ...]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from DIANetLib.bundle_schema import BundleMetadata, DianetSection
-from DIANetLib.bundle_weights import METADATA, WEIGHTS, check_architecture, check_finite, parsed
+from DIANetLib.bundle_weights import check_architecture, check_finite, parsed
 from DIANetLib.errors import OutputError
+from DIANetLib.model_folders import METADATA, WEIGHTS
 
 if TYPE_CHECKING:
     import torch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from DIANetLib.model_folders import FORMAT_VERSION
 from DIANetLib.structures import Structure, check_unique
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ __all__ = [
     "LocaliserSpec",
     "ModalitySpec",
 ]
-
-#: Version of the `"dianet"` section that this release writes, and the newest that it reads.
-FORMAT_VERSION = 1
 
 #: Where MONAI publishes the schema of the outer keys.
 METADATA_SCHEMA_URL = "https://project-monai.github.io/schema/meta_schema_20240725.json"

@@ -15,14 +15,13 @@ import pydantic
 
 from DIANetLib.bundle_schema import DianetSection
 from DIANetLib.errors import BundleError, DIANetError
+from DIANetLib.model_folders import METADATA, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
 
     from DIANetLib.network import DIANet, NetworkConfig
 
-METADATA = Path("configs/metadata.json")
-WEIGHTS = Path("models/model.safetensors")
 REINSTALL = "Install or copy the model again."
 
 _PICKLED = (".pt", ".pth", ".ts", ".pkl", ".bin", ".ckpt")
