@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleEntry",
     "LoadedModel",
+    "find_bundle",
     "list_bundles",
     "load_bundle",
     "make_metadata",
@@ -210,7 +211,7 @@ def load_bundle(model: str | Path) -> LoadedModel:
     Raises:
         BundleError: There is no such model, or the folder is incomplete, tampered with, damaged or foreign.
     """
-    path = _find(model)
+    path = find_bundle(model)
     metadata = read_metadata(path)
     verify_weights(path, metadata.dianet)
     return LoadedModel(metadata, path, metadata.dianet.sha256)
@@ -250,7 +251,15 @@ def read_metadata(path: Path) -> BundleMetadata:
     return parsed(lambda: BundleMetadata.model_validate(data), path, "")
 
 
-def _find(model: str | Path) -> Path:
+def find_bundle(model: str | Path) -> Path:
+    """The folder of a model, looked for but not looked into.
+
+    Args:
+        model: Name of a model in `search_paths()`, or a folder.
+
+    Raises:
+        BundleError: There is no such model.
+    """
     text = str(model)
     if isinstance(model, str) and text and Path(text).name == text and text not in (".", ".."):
         for folder in search_paths():

@@ -35,6 +35,7 @@ _STAGES = {
     "segment": "segmenting",
     "restore": "restoring the grid",
     "explain": "explaining (Grad-CAM)",
+    "review": "finding where to look",
     "write": "writing",
 }
 _SET_UP = ("start", "read", "load")

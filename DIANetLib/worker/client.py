@@ -56,7 +56,7 @@ class LocalWorker:
     Attributes:
         exchange: The session's folder; there from `start` on.
         onEvent: Called with every event.
-        onLost: Called with a sentence when the process has ended without being asked to.
+        onLost: Called with a sentence when the process has ended otherwise than by `stop`.
         onLog: Called with each line of the worker's log.
     """
 
@@ -76,7 +76,7 @@ class LocalWorker:
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._threads: list[threading.Thread] = []
-        self._asked_to_end = False
+        self._stopping = False
         self._begin_session()
 
     @property
@@ -193,14 +193,12 @@ class LocalWorker:
         raise error_of(end[0]) if isinstance(end[0], Failed) else CancelledError
 
     def terminate(self) -> None:
-        """Ask the process to end; `onLost` is not called for it."""
-        self._asked_to_end = True
+        """Ask the process to end."""
         if self._process is not None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End the process and those that it has started, at once; `onLost` is not called for it."""
-        self._asked_to_end = True
+        """End the process and those that it has started, at once."""
         if self._process is not None and self.running:
             kill_tree(self._process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -208,7 +206,7 @@ class LocalWorker:
 
     def stop(self) -> None:
         """End the worker in order, or by force where that takes long, and remove the exchange folder."""
-        self._asked_to_end = True
+        self._stopping = True
         process = self._process
         if process is not None and self.running:
             with contextlib.suppress(WorkerError):
@@ -234,7 +232,7 @@ class LocalWorker:
         self._last_lines: deque[str] = deque(maxlen=20)
         self._threads = []
         self._open_streams = {"out", "err"}
-        self._asked_to_end = self._told_end = False
+        self._stopping = self._told_end = False
 
     def _close_session(self) -> None:
         for thread in self._threads:
@@ -290,7 +288,7 @@ class LocalWorker:
         except subprocess.TimeoutExpired:  # it has closed its output, and is of no use any more
             self.kill()
             code = self._process.poll()
-        if not self._asked_to_end:
+        if not self._stopping:
             self.onLost(lost_sentence(code, tuple(self._last_lines)))
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs of DIANet from files to files, as functions: what the command line and the worker process call.
+"""The jobs of DIANet from files to files, as functions: what the command line calls.
+
+What lies between the files is `DIANetLib.worker.case`, which the worker process calls as well.
 
 A job checks what costs little first (model, names, output folder), so that a mistake is told before anything
 is computed. torch and MONAI are imported inside the jobs that need them.
@@ -8,7 +10,7 @@ is computed. torch and MONAI are imported inside the jobs that need them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,20 +18,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from DIANetLib.bundle import BundleEntry, LoadedModel, list_bundles, load_bundle
-from DIANetLib.errors import Cancelled, InputError
+from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import Box, Prediction, Progress
-from DIANetLib.structures import Structure
+from DIANetLib.worker.case import Cancel, CaseOptions, Report, check_options, segment_case, stop_if
 
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
     from DIANetLib.formats.output_folder import OutputPaths
-    from DIANetLib.inference.engine import Segmenter
     from DIANetLib.volume import Volume
 
 __all__ = ["ImageSource", "SegmentRequest", "SegmentResult", "box_from_ras", "models", "segment"]
-
-Report = Callable[[Progress], None]
-Cancel = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,12 @@ def segment(
     from DIANetLib.formats.output_folder import check_output_directory
 
     check_output_directory(request.output, overwrite=request.overwrite)
-    _check_numbers(request)
+    if not request.images:
+        raise InputError("No image was given.", remedy="Name an image file or a folder with a DICOM series.")
+    options = CaseOptions(request.samples, request.seed, explain=request.explain)
     model = load_bundle(request.model)
+    check_options(options, model)
     sources = assign_modalities(request.images, model)
-    _check_explain(request.explain, model)
     report(Progress("read", 0, len(sources)))
     volumes = _read(sources, request.series, report, cancel)
     roi = _box_of_mask(request.roi) if isinstance(request.roi, Path) else request.roi
@@ -121,38 +121,26 @@ def segment(
 
     segmenter = Segmenter(model, device=request.device)
     clock.lap("start")
-    prediction = segmenter.segment(
-        volumes,
-        samples=request.samples,
-        seed=request.seed,
-        roi=roi,
-        progress=progress,
-        cancel=cancel,
-        keep_features=bool(request.explain) and request.explain != "none",
-    )
-    clock.lap("segment")
-    chosen, warnings = _structures_to_explain(request.explain, prediction.structures, model)
-    maps, more = _explain(segmenter, prediction, chosen, report, cancel)
-    clock.lap("explain")
-    timings = {"start": clock["start"], "read": clock["read"], **prediction.timings}
-    prediction = replace(
-        prediction,
-        timings={**timings, "explain": clock["explain"]} if chosen else timings,
-        warnings=(*prediction.warnings, *warnings, *more),
-    )
-    _stop_if(cancel)
+    case = segment_case(segmenter, model, volumes, replace(options, roi=roi), report=report, cancel=cancel)
+    timings = {"start": clock["start"], "read": clock["read"], **case.prediction.timings}
+    prediction = replace(case.prediction, timings=timings)
+    clock.lap("case")
+    stop_if(cancel)
     report(Progress("write", 0, 1))
-    from DIANetLib.acwi.review import find_regions
     from DIANetLib.formats.output_folder import write_output
 
-    regions = find_regions(prediction.error_probability, prediction.labels, prediction.structures)
     paths = write_output(
-        prediction, maps, volumes, request.output, overwrite=request.overwrite, regions=regions
+        prediction,
+        case.gradcam,
+        volumes,
+        request.output,
+        overwrite=request.overwrite,
+        regions=case.regions,
     )
     clock.lap("write")
     report(Progress("write", 1, 1))
-    prediction = replace(prediction, timings={**prediction.timings, "write": clock["write"]})
-    return SegmentResult(prediction, regions, paths)
+    prediction = replace(prediction, timings={**timings, "write": clock["write"]})
+    return SegmentResult(prediction, case.regions, paths)
 
 
 def models(*, verify: bool = False) -> tuple[BundleEntry, ...]:
@@ -228,20 +216,6 @@ class _Clock:
         return self._laps[name]
 
 
-def _check_numbers(request: SegmentRequest) -> None:
-    if request.samples < 0:
-        raise InputError(f"The number of samples is {request.samples}, expected 0 or more.")
-    if request.seed < 0:
-        raise InputError(f"The seed is {request.seed}, expected 0 or more.")
-    if not request.images:
-        raise InputError("No image was given.", remedy="Name an image file or a folder with a DICOM series.")
-
-
-def _stop_if(cancel: Cancel | None) -> None:
-    if cancel is not None and cancel():
-        raise Cancelled
-
-
 def _read(
     sources: Sequence[ImageSource], series: str | None, report: Report, cancel: Cancel | None
 ) -> list[Volume]:
@@ -249,7 +223,7 @@ def _read(
 
     volumes = []
     for done, source in enumerate(sources, start=1):
-        _stop_if(cancel)
+        stop_if(cancel)
         volumes.append(read_volume(source.path, modality=source.modality, series=series))
         report(Progress("read", done, len(sources)))
     return volumes
@@ -266,89 +240,3 @@ def _box_of_mask(path: Path) -> Box:
     part = mask.geometry.crop(low, high - low + 1)
     (x0, y0, z0), (x1, y1, z1) = part.bounds_world().tolist()
     return Box((x0, y0, z0), (x1, y1, z1))
-
-
-def _base(structure: Structure, model: LoadedModel) -> Structure:
-    """The model's structure that a result's structure is, side or not."""
-    for base in model.structures:
-        sided = structure.side is not None and structure.key == f"{base.key}_{structure.side}"
-        if sided or structure.key == base.key:
-            return base
-    raise InputError(f"The model {model.name!r} has no structure {structure.key!r}.")
-
-
-def _names(structure: Structure) -> set[str]:
-    return {structure.key.casefold(), structure.name.casefold()}
-
-
-def _check_explain(asked: tuple[str, ...] | str, model: LoadedModel) -> None:
-    """Refuse names of structures that this model cannot find, before anything is computed."""
-    if isinstance(asked, str):
-        return
-    sided = model.localiser is not None and model.localiser.instances == "left-right"
-    sides: tuple[Literal["left", "right"], ...] = ("left", "right")
-    known = list(model.structures)
-    if sided:
-        known += [structure.on_side(side) for side in sides for structure in model.structures]
-    for name in asked:
-        if not any(name.casefold() in _names(structure) for structure in known):
-            raise InputError(
-                f"The model {model.name!r} has no structure {name!r} to explain; it has"
-                f" {', '.join(structure.key for structure in known)}."
-            )
-
-
-def _structures_to_explain(
-    asked: tuple[str, ...] | str, found: Sequence[Structure], model: LoadedModel
-) -> tuple[tuple[Structure, ...], tuple[str, ...]]:
-    """Structures of a result that were asked for by their own name or that of their base; and warnings."""
-    if isinstance(asked, str):
-        return (() if asked == "none" else tuple(found)), ()
-    wanted = {name.casefold() for name in asked}
-    chosen, used = [], set()
-    for structure in found:
-        names = (_names(structure) | _names(_base(structure, model))) & wanted
-        if names:
-            chosen.append(structure)
-            used |= names
-    warnings = tuple(
-        f"'{name}' was not explained: this image was segmented without telling sides apart."
-        for name in asked
-        if name.casefold() not in used
-    )
-    return tuple(chosen), warnings
-
-
-def _explain(
-    segmenter: Segmenter,
-    prediction: Prediction,
-    chosen: Sequence[Structure],
-    report: Report,
-    cancel: Cancel | None,
-) -> tuple[dict[str, Volume], tuple[str, ...]]:
-    """Grad-CAM of the chosen structures where they were segmented, or on the CPU if memory is short."""
-    if not chosen:
-        return {}, ()
-    from DIANetLib.acwi.explain import explain
-    from DIANetLib.inference.memory import is_out_of_memory
-
-    report(Progress("explain", 0, len(chosen)))
-
-    def run(device: str) -> dict[str, Volume]:
-        return explain(
-            segmenter.model.network(device),
-            segmenter.kept,
-            prediction.labels,
-            [structure.key for structure in chosen],
-            window=segmenter.model.window,
-            progress=lambda done, total: report(Progress("explain", done, total)),
-            cancel=cancel,
-        )
-
-    device = prediction.device.split()[0]
-    try:
-        return run(device), ()
-    except (RuntimeError, MemoryError) as error:
-        if device == "cpu" or not is_out_of_memory(error):
-            raise
-        return run("cpu"), (f"Grad-CAM was computed on the CPU: the memory of {device} was short.",)

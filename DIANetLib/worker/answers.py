@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to answers: files of the exchange folder to volumes, a `Session`'s results back to files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from DIANetLib.catalogue import structure_info
+from DIANetLib.errors import InputError, WorkerError
+from DIANetLib.inference.prediction import Box, Prediction, Progress
+from DIANetLib.worker.case import CaseOptions
+from DIANetLib.worker.exchange import Exchange
+from DIANetLib.worker.job import Job
+from DIANetLib.worker.protocol import (
+    BoxLPS,
+    Done,
+    Explain,
+    Explained,
+    LayerKind,
+    MapFile,
+    Payload,
+    Review,
+    Reviewed,
+    Segment,
+    Segmented,
+    SharedVolume,
+    StructureSummary,
+    Unload,
+)
+from DIANetLib.worker.session import Session
+
+if TYPE_CHECKING:
+    from DIANetLib.acwi.review import Region
+    from DIANetLib.volume import Volume
+
+__all__ = ["Answers"]
+
+_Map = tuple[LayerKind, str | None, "Volume"]
+
+
+class Answers:
+    """Answers requests, one at a time.
+
+    Args:
+        exchange: Where volumes lie.
+        session: What computes.
+    """
+
+    def __init__(self, exchange: Exchange, session: Session) -> None:
+        self.exchange, self.session = exchange, session
+        self._written: list[SharedVolume] = []
+
+    def answer(self, job: Job) -> Payload:
+        """What a request asks for. Its files are the client's once it has been told of them.
+
+        Raises:
+            Cancelled: The job is to stop.
+            DIANetError: With a sentence.
+        """
+        request = job.request
+        self._written = []
+        if isinstance(request, Segment):
+            return self._segment(request, job)
+        if isinstance(request, Explain):
+            return self._explain(request, job)
+        if isinstance(request, Review):
+            return self._review(request, job)
+        if isinstance(request, Unload):
+            self.session.unload()
+            return Done()
+        raise WorkerError(f"A worker cannot answer {type(request).__name__}.")
+
+    def discard(self) -> None:
+        """Delete what the latest request has written: the client will not hear of it."""
+        self.exchange.delete(*self._written)
+        self._written = []
+
+    def rest(self) -> None:
+        """Nothing has been asked for a while: let go of the networks."""
+        self.session.rest()
+
+    def _segment(self, request: Segment, job: Job) -> Segmented:
+        options = CaseOptions(
+            request.samples,
+            request.seed,
+            _box(request.roi),
+            "all" if request.explain == ("all",) else request.explain or "none",
+            request.review,
+        )
+        volumes = [self.exchange.read(shared) for shared in request.volumes]
+        found = self.session.segment(
+            request.id, request.model, volumes, options, device=request.device, job=job
+        )
+        case, prediction = found.case, found.case.prediction
+        maps = _maps(prediction, case.gradcam)
+        job.report(Progress("write", 0, len(maps) + 1))
+        labels = self._write(prediction.labels, job)
+        files = self._write_maps(maps, job, done=1)
+        return Segmented(
+            labels=labels,
+            structures=tuple(structure_info(structure) for structure in prediction.structures),
+            maps=files,
+            summaries=_summaries(prediction),
+            regions=_regions_text(case.regions),
+            warnings=prediction.warnings,
+            device=prediction.device,
+            timings=dict(prediction.timings),
+            samples=prediction.samples,
+            seed=request.seed,
+            model=prediction.model.name,
+            model_version=prediction.model.version,
+            model_sha256=prediction.model.sha256,
+            layers=found.layers,
+        )
+
+    def _explain(self, request: Explain, job: Job) -> Explained:
+        if not request.structures:
+            raise InputError("No structure to explain was named.")
+        maps, warnings = self.session.explain(
+            request.result,
+            tuple(dict.fromkeys(request.structures)),
+            region=_box(request.region),
+            layer=request.layer,
+            job=job,
+        )
+        files = self._write_maps([("gradcam", key, volume) for key, volume in maps.items()], job)
+        return Explained(files, warnings)
+
+    def _review(self, request: Review, job: Job) -> Reviewed:
+        return Reviewed(_regions_text(self.session.review(request.result, request.options, job=job)))
+
+    def _write_maps(self, maps: Sequence[_Map], job: Job, *, done: int = 0) -> tuple[MapFile, ...]:
+        total = done + len(maps)
+        files = []
+        for kind, key, volume in maps:
+            job.report(Progress("write", done, total))
+            files.append(MapFile(kind, key, self._write(volume, job, crop_zeros=True)))
+            done += 1
+        job.report(Progress("write", total, total))
+        job.check()  # from here on the files are the client's
+        return tuple(files)
+
+    def _write(self, volume: Volume, job: Job, *, crop_zeros: bool = False) -> SharedVolume:
+        shared = self.exchange.write(volume, crop_zeros=crop_zeros, check=job.check)
+        self._written.append(shared)
+        return shared
+
+
+def _maps(prediction: Prediction, gradcam: Mapping[str, Volume]) -> list[_Map]:
+    """All maps of a result, in a fixed order."""
+    kinds: tuple[LayerKind, ...] = ("total", "aleatoric", "epistemic", "heteroscedastic")
+    uncertainty = prediction.uncertainty
+    return [
+        *((kind, None, uncertainty[kind]) for kind in kinds if kind in uncertainty),
+        ("error", None, prediction.error_probability),
+        *(("variance", key, volume) for key, volume in prediction.variance.items()),
+        *(("gradcam", key, volume) for key, volume in gradcam.items()),
+    ]
+
+
+def _summaries(prediction: Prediction) -> tuple[StructureSummary, ...]:
+    return tuple(
+        StructureSummary(
+            structure.key,
+            prediction.volumes_ml[structure.key],
+            prediction.confidence[structure.key],
+            prediction.expected_dice[structure.key],
+        )
+        for structure in prediction.structures
+    )
+
+
+def _regions_text(regions: Sequence[Region]) -> str:
+    from DIANetLib.acwi.review import regions_to_json
+
+    return regions_to_json(regions)
+
+
+def _box(box: BoxLPS | None) -> Box | None:
+    return None if box is None else Box(box.lo, box.hi)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's life: requests in, events out, one job at a time, and an end when nobody listens any more.
+
+A thread reads requests, so that `Cancel` and `Shutdown` act while a job runs; jobs run in the main thread. A
+second thread watches whether the client still lives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from DIANetLib import __version__
+from DIANetLib.errors import Cancelled as CancelledError
+from DIANetLib.errors import DIANetError, WorkerError
+from DIANetLib.worker.codec import decode_request, encode
+from DIANetLib.worker.job import Job
+from DIANetLib.worker.protocol import (
+    PROTOCOL_VERSION,
+    RECORD_SEPARATOR,
+    Cancel,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Hello,
+    Payload,
+    Request,
+    Result,
+    Shutdown,
+)
+
+__all__ = ["Answerer", "Server"]
+
+_READ = 1 << 16
+_LONGEST_LINE = 1 << 24
+_TICK_S = 0.5
+_WATCH_S = 2.0
+#: How long a job that has been told to stop may take before the process ends without it.
+_PATIENCE_S = 10.0
+
+_log = logging.getLogger("DIANet")
+
+
+class Answerer(Protocol):
+    """What the server asks."""
+
+    def answer(self, job: Job) -> Payload:
+        """What a request asks for."""
+
+    def discard(self) -> None:
+        """The client has not been told of the latest answer."""
+
+    def rest(self) -> None:
+        """Nothing has been asked for a while."""
+
+
+class Server:
+    """Serves one client over two pipes.
+
+    Args:
+        answers: Answers the requests.
+        requests: File descriptor to read requests from.
+        events: File descriptor to write events to.
+        idle_s: Seconds without a request after which `answers` may rest.
+        client_gone: Whether the client is known to have ended.
+        give_up: Called when a job that was told to stop has not done so for long; ends the process.
+    """
+
+    def __init__(
+        self,
+        answers: Answerer,
+        *,
+        requests: int,
+        events: int,
+        idle_s: float = 600.0,
+        client_gone: Callable[[], bool] = lambda: False,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._answers, self._idle_s = answers, idle_s
+        self._client_gone, self._give_up = client_gone, give_up
+        self._requests, self._events = requests, events
+        self._writing = threading.Lock()
+        self._changed = threading.Condition()  # guards the two below
+        self._queue: deque[Job] = deque()
+        self._running: Job | None = None
+        self._ending = False  # a plain flag: signal handlers set it
+        self._shutdown: Shutdown | None = None
+        #: Whether the client has closed its end without a `Shutdown`.
+        self.hung_up = False
+
+    def run(self) -> None:
+        """Serve until the client says so, or is gone."""
+        self._send(Hello(PROTOCOL_VERSION, __version__, os.getpid(), platform.python_version()))
+        for target in (self._read, self._watch):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        while (job := self._next()) is not None:
+            self._do(job)
+        with self._changed:
+            left = list(self._queue)
+            self._queue.clear()
+        for job in left:
+            self._send(Cancelled(job.request.id))
+        if self._shutdown is not None:
+            self._send(Result(self._shutdown.id, Done()))
+
+    def end(self) -> None:
+        """Stop what runs and end soon; takes no lock, so that signal handlers may call it."""
+        self._ending = True
+        job = self._running
+        if job is not None:
+            job.cancelled = True
+
+    # --- jobs, in the main thread ---
+
+    def _next(self) -> Job | None:
+        """The next job; None when it is time to end."""
+        since, resting = time.monotonic(), False
+        with self._changed:
+            self._running = None
+            while not self._queue and not self._ending:
+                self._changed.wait(_TICK_S)
+                if not resting and time.monotonic() - since > self._idle_s:
+                    resting = True
+                    self._rest()
+            if self._ending:
+                return None
+            self._running = self._queue.popleft()
+            return self._running
+
+    def _do(self, job: Job) -> None:
+        line: bytes | None = None
+        try:
+            event = self._answer(job)
+            line = _line(event)
+        except Exception as error:  # an answer that cannot be written
+            event = self._internal(job.request.id, error)
+            line = _line(event)
+        if not isinstance(event, Result):
+            self._answers.discard()
+        if not self._write(line) and isinstance(event, Result):
+            self._answers.discard()
+
+    def _answer(self, job: Job) -> Event:
+        identity = job.request.id
+        try:
+            if self._ending:  # said between taking the job and noting that it runs
+                return Cancelled(identity)
+            return Result(identity, self._answers.answer(job))
+        except CancelledError:
+            return Cancelled(identity)
+        except DIANetError as error:
+            return Failed(identity, error.kind, error.message, error.remedy)
+        except MemoryError:
+            _log.exception("Out of memory")
+            remedy = "Close other programs, or segment a smaller region."
+            return Failed(identity, "device", "The memory of this computer did not suffice.", remedy)
+        except BaseException as error:  # SystemExit of a library included: the worker goes on
+            return self._internal(identity, error)
+
+    def _internal(self, identity: str | None, error: BaseException) -> Failed:
+        _log.error("".join(traceback.format_exception(error)).rstrip())
+        what = f"Something unexpected happened in the worker ({type(error).__name__}: {error})."
+        return Failed(identity, "internal", what, "Please report this with the worker's log.")
+
+    def _rest(self) -> None:
+        try:
+            self._answers.rest()
+        except Exception:
+            _log.exception("Letting go of the models failed")
+
+    # --- requests, in a thread ---
+
+    def _read(self) -> None:
+        rest = b""
+        try:
+            while data := os.read(self._requests, _READ):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        self._take(line.decode("utf-8", "replace"))
+                if len(rest) > _LONGEST_LINE:
+                    rest = b""
+                    self._send(Failed(None, "worker", "A line is too long to be a request."))
+        except OSError:
+            _log.exception("Requests cannot be read any more")
+        self.hung_up = self._shutdown is None
+        self.end()
+
+    def _take(self, line: str) -> None:
+        try:
+            self._accept(decode_request(line))
+        except WorkerError as error:
+            self._send(Failed(None, error.kind, error.message, error.remedy))
+        except Exception as error:
+            self._send(self._internal(None, error))
+
+    def _accept(self, request: Request) -> None:
+        if isinstance(request, Cancel):
+            self._cancel(request)
+        elif isinstance(request, Shutdown):
+            self._shutdown = request
+            self.end()
+        elif not self._ending:
+            with self._changed:
+                known = {job.request.id for job in (*self._queue, self._running) if job is not None}
+                if request.id in known:
+                    raise WorkerError(f"The request id {request.id!r} is in use already.")
+                self._queue.append(Job(request, self._send))
+                self._changed.notify()
+
+    def _cancel(self, request: Cancel) -> None:
+        with self._changed:
+            waiting = next((job for job in self._queue if job.request.id == request.target), None)
+            if waiting is not None:
+                self._queue.remove(waiting)
+            running = self._running
+            if running is not None and running.request.id == request.target:
+                running.cancelled = True
+        if waiting is not None:
+            self._send(Cancelled(request.target))
+        self._send(Result(request.id, Done()))
+
+    # --- the client, in a thread ---
+
+    def _watch(self) -> None:
+        while not self._ending:
+            time.sleep(_WATCH_S)
+            if self._client_gone():
+                _log.warning("The client has ended without saying so")
+                self.end()
+        time.sleep(_PATIENCE_S)
+        _log.warning("The running job does not stop; ending without it")
+        self._give_up()
+
+    def _send(self, event: Event) -> bool:
+        return self._write(_line(event))
+
+    def _write(self, line: bytes) -> bool:
+        """Write a line; False where nobody reads any more, which ends the server."""
+        try:
+            with self._writing:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[os.write(self._events, rest) :]
+        except OSError:
+            self.end()
+            return False
+        return True
+
+
+def _line(event: Event) -> bytes:
+    return f"{RECORD_SEPARATOR}{encode(event)}\n".encode()
