@@ -489,9 +489,10 @@ class Logic:
             raise
         kept = {shared.file for shared in waiting.values()}
         exchange.delete(*(shared for shared in filesOf(payload) if shared.file not in kept))
-        if settings.replace is not None:  # only now that the new one is complete
-            self._layers.drop(exchange, settings.replace.record.id)
-            settings.replace.remove()
+        earlier = settings.replace
+        if earlier is not None and earlier.exists:  # only now that the new one is complete
+            self._layers.drop(exchange, earlier.record.id)
+            result.takePlaceOf(earlier)
         self._layers.add(identifier, waiting)
         self.result = result
 
