@@ -40,6 +40,7 @@ __all__ = [
     "part_of",
     "paste",
     "prepare",
+    "prepared_geometry",
     "restore",
     "restore_box",
     "restore_labels",
@@ -218,7 +219,7 @@ def prepare(volumes: Sequence[Volume], config: PreprocessConfig, *, region: Box 
         raise InputError("no image was given.", remedy="Give one image per modality of the model.")
     aligned, warnings = on_one_grid(volumes)
     source = aligned[0].geometry
-    orientation = _closest_canonical(source) if config.orientation == "RAS" else _AS_IT_IS
+    orientation = _orientation(source, config)
     canonical = orientation.geometry(source)
     start, size = _part(canonical, region)
     part = canonical.crop(start, size)
@@ -241,6 +242,16 @@ def prepare(volumes: Sequence[Volume], config: PreprocessConfig, *, region: Box 
         except InputError as error:
             raise InputError(f"'{volume.name or 'image'}' cannot be used: {error}") from error
     return Prepared(channels, grid, source, orientation, start, size, interpolated, warnings)
+
+
+def prepared_geometry(source: Geometry, config: PreprocessConfig, *, region: Box | None = None) -> Geometry:
+    """The grid that `prepare` would bring an image on the grid ``source`` onto.
+
+    Raises:
+        InputError: for a region outside of the image.
+    """
+    canonical = _orientation(source, config).geometry(source)
+    return _network_grid(canonical.crop(*_part(canonical, region)), config, region)
 
 
 def restore_box(
@@ -348,6 +359,10 @@ def on_one_grid(volumes: Sequence[Volume]) -> tuple[tuple[Volume, ...], tuple[st
         why = "their frames of reference agree" if known else "supposing that they share a frame of reference"
         warnings.append(f"{names} are on different grids; the former was resampled onto the latter, {why}.")
     return tuple(aligned), tuple(warnings)
+
+
+def _orientation(source: Geometry, config: PreprocessConfig) -> Orientation:
+    return _closest_canonical(source) if config.orientation == "RAS" else _AS_IT_IS
 
 
 def _closest_canonical(source: Geometry) -> Orientation:

@@ -84,10 +84,9 @@ def serve(folder: Path, *, idle_minutes: float = 10.0) -> NoReturn:
         os._exit(code)
 
     server = Server(
-        Answers(exchange, Session()),
+        Answers(exchange, Session(), rest_s=60.0 * idle_minutes),
         requests=requests,
         events=events,
-        idle_s=60.0 * idle_minutes,
         client_gone=lambda: owner_is_gone(folder),
         give_up=lambda: leave(1),
     )

@@ -10,15 +10,20 @@ from DIANetLib.catalogue import structure_info
 from DIANetLib.errors import InputError, WorkerError
 from DIANetLib.inference.prediction import Box, Prediction, Progress
 from DIANetLib.worker.case import CaseOptions
-from DIANetLib.worker.exchange import Exchange
+from DIANetLib.worker.exchange import Exchange, geometry_of
 from DIANetLib.worker.job import Job
 from DIANetLib.worker.protocol import (
     BoxLPS,
+    Doctor,
     Done,
+    Estimate,
+    Estimated,
     Explain,
     Explained,
     LayerKind,
+    ListModels,
     MapFile,
+    ModelList,
     Payload,
     Review,
     Reviewed,
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Answers"]
 
+_AHEAD_S = 1.0
+
 _Map = tuple[LayerKind, str | None, "Volume"]
 
 
@@ -45,10 +52,12 @@ class Answers:
     Args:
         exchange: Where volumes lie.
         session: What computes.
+        rest_s: Seconds without a request after which the networks are let go of.
     """
 
-    def __init__(self, exchange: Exchange, session: Session) -> None:
+    def __init__(self, exchange: Exchange, session: Session, *, rest_s: float = 600.0) -> None:
         self.exchange, self.session = exchange, session
+        self._rest_s, self._resting = rest_s, False
         self._written: list[SharedVolume] = []
 
     def answer(self, job: Job) -> Payload:
@@ -66,6 +75,12 @@ class Answers:
             return self._explain(request, job)
         if isinstance(request, Review):
             return self._review(request, job)
+        if isinstance(request, Estimate):
+            return self._estimate(request, job)
+        if isinstance(request, ListModels):
+            return ModelList(self.session.models(verify=request.verify, job=job))
+        if isinstance(request, Doctor):
+            return self.session.doctor(self.exchange.folder, job=job)
         if isinstance(request, Unload):
             self.session.unload()
             return Done()
@@ -76,9 +91,19 @@ class Answers:
         self.exchange.delete(*self._written)
         self._written = []
 
-    def rest(self) -> None:
-        """Nothing has been asked for a while: let go of the networks."""
-        self.session.rest()
+    def idle(self, seconds: float) -> None:
+        """Nothing has been asked for some time: get ready for what is likely, or let go of the networks.
+
+        Args:
+            seconds: Since the latest request.
+        """
+        if seconds < _AHEAD_S:
+            self._resting = False
+        elif seconds < self._rest_s:
+            self.session.prepare_to_explain()
+        elif not self._resting:
+            self._resting = True
+            self.session.rest()
 
     def _segment(self, request: Segment, job: Job) -> Segmented:
         options = CaseOptions(
@@ -129,6 +154,13 @@ class Answers:
 
     def _review(self, request: Review, job: Job) -> Reviewed:
         return Reviewed(_regions_text(self.session.review(request.result, request.options, job=job)))
+
+    def _estimate(self, request: Estimate, job: Job) -> Estimated:
+        geometry = geometry_of(request.size, request.spacing, request.origin, request.direction)
+        devices = self.session.estimate(
+            request.model, geometry, roi=_box(request.roi), samples=request.samples, job=job
+        )
+        return Estimated(devices)
 
     def _write_maps(self, maps: Sequence[_Map], job: Job, *, done: int = 0) -> tuple[MapFile, ...]:
         total = done + len(maps)

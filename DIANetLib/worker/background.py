@@ -8,8 +8,8 @@ its own time, and what comes next waits its turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 __all__ = ["Background"]
 
@@ -36,10 +36,6 @@ class Background:
                 future.cancel()  # unless it has begun
                 raise
         return future.result()
-
-    def start(self, work: Callable[[], object]) -> Future[Any]:
-        """Begin the work when what is going on is done, and don't wait for it."""
-        return self._executor.submit(work)
 
     def close(self) -> None:
         """Take no more work."""

@@ -352,6 +352,7 @@ class Estimate:
         direction: (3, 3) row by row, LPS.
         roi: As in `Segment`.
         samples: As in `Segment`.
+        origin: LPS mm of the centre of voxel (0, 0, 0); only a `roi` needs it.
     """
 
     id: str
@@ -361,6 +362,7 @@ class Estimate:
     direction: tuple[float, ...]
     roi: BoxLPS | None = None
     samples: int = 10
+    origin: Triple = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ class Answerer(Protocol):
     def discard(self) -> None:
         """The client has not been told of the latest answer."""
 
-    def rest(self) -> None:
-        """Nothing has been asked for a while."""
+    def idle(self, seconds: float) -> None:
+        """Nothing has been asked for some seconds; called again and again, between requests."""
 
 
 class Server:
@@ -69,7 +69,6 @@ class Server:
         answers: Answers the requests.
         requests: File descriptor to read requests from.
         events: File descriptor to write events to.
-        idle_s: Seconds without a request after which `answers` may rest.
         client_gone: Whether the client is known to have ended.
         give_up: Called when a job that was told to stop has not done so for long; ends the process.
     """
@@ -80,12 +79,10 @@ class Server:
         *,
         requests: int,
         events: int,
-        idle_s: float = 600.0,
         client_gone: Callable[[], bool] = lambda: False,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self._answers, self._idle_s = answers, idle_s
-        self._client_gone, self._give_up = client_gone, give_up
+        self._answers, self._client_gone, self._give_up = answers, client_gone, give_up
         self._requests, self._events = requests, events
         self._writing = threading.Lock()
         self._changed = threading.Condition()  # guards the two below
@@ -122,18 +119,18 @@ class Server:
 
     def _next(self) -> Job | None:
         """The next job; None when it is time to end."""
-        since, resting = time.monotonic(), False
-        with self._changed:
-            self._running = None
-            while not self._queue and not self._ending:
-                self._changed.wait(_TICK_S)
-                if not resting and time.monotonic() - since > self._idle_s:
-                    resting = True
-                    self._rest()
-            if self._ending:
-                return None
-            self._running = self._queue.popleft()
-            return self._running
+        since = time.monotonic()
+        while True:
+            with self._changed:
+                self._running = None
+                if not self._queue and not self._ending:
+                    self._changed.wait(_TICK_S)
+                if self._ending:
+                    return None
+                if self._queue:
+                    self._running = self._queue.popleft()
+                    return self._running
+            self._idle(time.monotonic() - since)
 
     def _do(self, job: Job) -> None:
         line: bytes | None = None
@@ -170,11 +167,11 @@ class Server:
         what = f"Something unexpected happened in the worker ({type(error).__name__}: {error})."
         return Failed(identity, "internal", what, "Please report this with the worker's log.")
 
-    def _rest(self) -> None:
+    def _idle(self, seconds: float) -> None:
         try:
-            self._answers.rest()
+            self._answers.idle(seconds)
         except Exception:
-            _log.exception("Letting go of the models failed")
+            _log.exception("Something failed while nothing was asked")
 
     # --- requests, in a thread ---
 

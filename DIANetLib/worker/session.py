@@ -6,18 +6,18 @@ torch is imported by the first call that computes something.
 
 from __future__ import annotations
 
-import gc
-import sys
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from DIANetLib.errors import DependencyError, InputError
+from DIANetLib.catalogue import read_catalogue
+from DIANetLib.errors import DIANetError, InputError
 from DIANetLib.inference.prediction import Box, Progress
-from DIANetLib.model_folders import METADATA, WEIGHTS
 from DIANetLib.worker.background import Background
 from DIANetLib.worker.case import (
     Case,
@@ -29,20 +29,18 @@ from DIANetLib.worker.case import (
     segment_case,
 )
 from DIANetLib.worker.job import Job
-from DIANetLib.worker.protocol import ReviewOptions
+from DIANetLib.worker.loaded import Held, HeldModels, import_explain
+from DIANetLib.worker.protocol import DeviceEstimate, DoctorReport, ModelInfo, ReviewOptions
 
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
     from DIANetLib.bundle import LoadedModel
-    from DIANetLib.inference.engine import Segmenter
-    from DIANetLib.volume import Volume
+    from DIANetLib.volume import Geometry, Volume
 
 __all__ = ["Segmentation", "Session"]
 
 KEPT_RESULTS = 3
-_KEPT_MODELS = 3
 
-_Stamp = tuple[tuple[int, int], ...]
 _T = TypeVar("_T")
 
 
@@ -61,30 +59,11 @@ class Segmentation:
     layers: tuple[str, ...]
 
 
-@dataclass(eq=False)
-class _Held:
-    """A model in memory, with what its files looked like."""
-
-    model: LoadedModel
-    stamp: _Stamp
-    segmenters: dict[str, Segmenter] = field(default_factory=dict)
-    localiser: tuple[LoadedModel, _Stamp] | None = None
-
-    def is_current(self) -> bool:
-        parts = [(self.model, self.stamp), *([self.localiser] if self.localiser else [])]
-        return all(_stamp(model.path) == stamp for model, stamp in parts)
-
-    def release(self) -> None:
-        self.model.release()
-        if self.localiser is not None:
-            self.localiser[0].release()
-
-
 @dataclass(frozen=True, eq=False)
 class _Kept:
     """What later questions about a result need, on the CPU."""
 
-    held: _Held
+    held: Held
     seen: Seen
     error_probability: Volume
 
@@ -98,8 +77,9 @@ class Session:
 
     def __init__(self, background: Background | None = None) -> None:
         self.background = background or Background()
-        self._held: dict[Path, _Held] = {}  # the latest used last
+        self._models = HeldModels()
         self._kept: dict[str, _Kept] = {}  # the latest last
+        self._ahead: threading.Thread | None = None
 
     def segment(
         self,
@@ -126,11 +106,11 @@ class Session:
             DIANetError: With a sentence.
         """
         job.report(Progress("load", 0, 1))
-        held = self._model(model, job)
+        held = self._aside(lambda: self._models.load(model), job)
         check_options(options, held.model)
-        segmenter = self._aside(lambda: _segmenter(held, device), job)
+        segmenter = self._aside(lambda: held.segmenter(device), job)
         if options.explain != "none":
-            self._aside(_import_explain, job)
+            self._aside(import_explain, job)
         job.report(Progress("load", 1, 1))
         case = segment_case(
             segmenter,
@@ -145,8 +125,6 @@ class Session:
         self._kept[result] = _Kept(held, case.seen, case.prediction.error_probability)
         for old in list(self._kept)[:-KEPT_RESULTS]:
             del self._kept[old]
-        # The next question is likely to be why; MONAI's import takes seconds.
-        self.background.start(_import_explain)
         layers = tuple(held.model.network(segmenter.device).explainable_layers())
         return Segmentation(case, held.model, layers)
 
@@ -194,7 +172,7 @@ class Session:
                     )
             seen = Seen(labels, seen.structures, seen.regions, seen.device)
         job.report(Progress("load", 0, 1))
-        self._aside(_import_explain, job)
+        self._aside(import_explain, job)
         self._aside(lambda: kept.held.model.network(seen.device), job)
         job.report(Progress("load", 1, 1))
         return explain_seen(
@@ -220,20 +198,71 @@ class Session:
         job.report(Progress("review", 1, 1))
         return regions
 
+    def estimate(
+        self, model: str, geometry: Geometry, *, roi: Box | None = None, samples: int = 10, job: Job
+    ) -> tuple[DeviceEstimate, ...]:
+        """Memory that segmenting an image on this grid would need, per device, the automatic choice first.
+
+        Raises:
+            Cancelled: The job is to stop.
+            DIANetError: With a sentence.
+        """
+
+        def look() -> tuple[DeviceEstimate, ...]:
+            held = self._models.load(model)
+            from DIANetLib.worker.estimate import estimate
+
+            return estimate(held.model, geometry, roi=roi, samples=samples)
+
+        return self._aside(look, job)
+
+    def models(self, *, verify: bool = False, job: Job) -> tuple[ModelInfo, ...]:
+        """The models there are; `verify` hashes their weights too. Needs no torch."""
+
+        def look() -> tuple[ModelInfo, ...]:
+            listed = read_catalogue()
+            try:
+                from DIANetLib.bundle import list_bundles
+            except ImportError:  # then no model can be used, but they can be shown
+                return listed
+            problems = {str(entry.path): entry.problem for entry in list_bundles(verify=verify)}
+            return tuple(replace(info, problem=info.problem or problems.get(info.path)) for info in listed)
+
+        return self._aside(look, job)
+
+    def doctor(self, folder: Path, *, job: Job) -> DoctorReport:
+        """What this machine and installation can do.
+
+        Args:
+            folder: Its disk is looked at.
+            job: Asked whether to go on.
+        """
+
+        def look() -> DoctorReport:
+            from DIANetLib.doctor import examine, report
+
+            checks = examine(folder)
+            return DoctorReport(report(checks), sum(check.problem for check in checks))
+
+        return self._aside(look, job)
+
+    def prepare_to_explain(self) -> None:
+        """Import what explains: the next question is likely to be why, and MONAI's import takes seconds."""
+        if self._ahead is None and self._kept:
+            self._ahead = threading.Thread(target=_quietly, args=(import_explain,), daemon=True)
+            self._ahead.start()
+
     def rest(self) -> None:
         """Let go of the networks; the next request loads them again. Results are kept."""
-        for held in self._held.values():
-            held.release()
         for kept in self._kept.values():
             kept.held.release()
-        _free()
+        self._models.release()
 
     def unload(self) -> None:
         """Forget models and results."""
-        self.rest()
-        self._held.clear()
         self._kept.clear()
-        _free()
+        self._models.release()
+        self._models.clear()
 
     def _aside(self, work: Callable[[], _T], job: Job) -> _T:
         return self.background.run(work, job.check)
@@ -245,50 +274,6 @@ class Session:
                 remedy="Segment again.",
             )
         return self._kept[name]
-
-    def _model(self, model: str, job: Job) -> _Held:
-        """The model, loaded anew if its files have changed."""
-
-        def load() -> _Held:
-            _import_engine()
-            from DIANetLib.bundle import find_bundle, load_bundle
-
-            path = find_bundle(model).resolve()
-            held = self._held.pop(path, None)
-            if held is None or not held.is_current():
-                stamp = _stamp(path)
-                held = _Held(load_bundle(path), stamp)
-            self._held[path] = held
-            for old in list(self._held)[:-_KEPT_MODELS]:
-                self._held.pop(old).release()
-            return held
-
-        return self._aside(load, job)
-
-
-def _segmenter(held: _Held, device: str) -> Segmenter:
-    """The model's segmenter for a device, with all its weights in memory."""
-    from DIANetLib.inference.engine import Segmenter
-
-    segmenter = held.segmenters.get(device)
-    if segmenter is None:
-        segmenter = Segmenter(held.model, device=device)
-    held.model.network(segmenter.device)
-    if held.model.localiser is not None:
-        localiser = cast("LoadedModel", segmenter.load_localiser())
-        localiser.network(segmenter.device)
-        held.localiser = localiser, _stamp(localiser.path)
-    held.segmenters[device] = segmenter
-    return segmenter
-
-
-def _stamp(folder: Path) -> _Stamp:
-    """When the files of a model were last written, and their lengths; empty if they are not there."""
-    try:
-        states = [(folder / file).stat() for file in (METADATA, WEIGHTS)]
-    except OSError:
-        return ()
-    return tuple((state.st_mtime_ns, state.st_size) for state in states)
 
 
 def _only_inside(labels: Volume, region: Box) -> Volume:
@@ -306,33 +291,6 @@ def _only_inside(labels: Volume, region: Box) -> Volume:
     return labels.with_array(kept)
 
 
-def _import_engine() -> None:
-    try:
-        import DIANetLib.bundle
-        import DIANetLib.inference.engine  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:  # a broken build of torch raises any of them
-        raise _missing(error) from error
-
-
-def _import_explain() -> None:
-    try:
-        import DIANetLib.acwi.explain  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        raise _missing(error) from error
-
-
-def _missing(error: Exception) -> DependencyError:
-    remedy = (
-        "Install DIANet's dependencies into the Python that the worker runs in; `dianet doctor` lists them."
-    )
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return DependencyError(f"The Python package {error.name!r} is not installed.", remedy=remedy)
-    lines = str(error).splitlines() or [type(error).__name__]
-    return DependencyError(f"A Python package cannot be loaded: {lines[0].rstrip('.')}.", remedy=remedy)
-
-
-def _free() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+def _quietly(work: Callable[[], None]) -> None:
+    with contextlib.suppress(DIANetError):  # whoever needs it will be told
+        work()

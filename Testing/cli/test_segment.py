@@ -22,7 +22,7 @@ from DIANetLib.errors import Cancelled, DependencyError, InputError
 from DIANetLib.formats.image import read_volume, write_volume
 from DIANetLib.inference.prediction import Progress
 from DIANetLib.volume import Geometry, Volume
-from DIANetLib.worker import jobs
+from DIANetLib.worker import case, jobs
 from DIANetLib.worker.jobs import ImageSource, SegmentRequest, assign_modalities, box_from_ras, segment
 from Testing.bundle.tiny import CONFIG, localiser, write_bundle
 
@@ -91,10 +91,10 @@ def test_progress_and_timings_name_every_stage(done: tuple[jobs.SegmentResult, l
     result, steps = done
     stages = list(dict.fromkeys(step.stage for step in steps))
     assert stages[0] == "read"
-    assert stages[-2:] == ["explain", "write"]
+    assert stages[-3:] == ["explain", "review", "write"]
     assert "segment" in stages
     assert all(0 <= step.done <= step.total for step in steps)
-    assert {"start", "read", "segment", "explain", "write"} <= set(result.prediction.timings)
+    assert {"start", "read", "segment", "explain", "review", "write"} <= set(result.prediction.timings)
     record = json.loads(result.paths.result.read_text())
     assert {"start", "read", "segment", "explain"} <= set(record["timings_s"])
     assert record["model"]["sha256"] == result.prediction.model.sha256
@@ -126,17 +126,17 @@ def test_an_unknown_structure_to_explain_gets_the_list_before_anything_is_comput
         segment(request(place, tmp_path / "o", explain=("ear",), images=(ImageSource(Path("nowhere")),)))
     sided = load_bundle(write_bundle(tmp_path, localiser=localiser()))
     with pytest.raises(InputError, match="it has head, tail, head_left, tail_left, head_right, tail_right"):
-        jobs._check_explain(("ear",), sided)
-    jobs._check_explain(("head_left", "Tail right"), sided)
+        case.check_options(case.CaseOptions(explain=("ear",)), sided)
+    case.check_options(case.CaseOptions(explain=("head_left", "Tail right")), sided)
 
 
 def test_a_structure_without_its_side_stands_for_both(place: Path) -> None:
     model = load_bundle(place / "tiny")
     found = [s.on_side(side) for side in ("left", "right") for s in model.structures]
-    chosen, warnings = jobs._structures_to_explain(("head", "tail_right"), found, model)
+    chosen, warnings = case._structures_to_explain(("head", "tail_right"), found, model)
     assert [s.key for s in chosen] == ["head_left", "head_right", "tail_right"]
     assert warnings == ()
-    chosen, warnings = jobs._structures_to_explain(("head_left",), model.structures, model)
+    chosen, warnings = case._structures_to_explain(("head_left",), model.structures, model)
     assert chosen == ()
     assert warnings == (
         "'head_left' was not explained: this image was segmented without telling sides apart.",
@@ -314,19 +314,17 @@ def test_grad_cam_moves_to_the_cpu_when_the_gpu_is_full(
     model = load_bundle(place / "tiny")
     monkeypatch.setattr(type(model), "network", lambda _self, device: device)
 
-    class Kept:
-        kept = ()
+    def explained(device: str) -> tuple[dict[str, Volume], tuple[str, ...]]:
+        seen = case.Seen(image(), model.structures, (), device)
+        return case.explain_seen(model, seen, ["head"], report=lambda _: None)
 
-    Kept.model = model  # type: ignore[attr-defined]
-    prediction = type("P", (), {"device": "cuda:0 (H100)", "labels": None})
-    maps, warnings = jobs._explain(Kept(), prediction, model.structures, lambda _: None, None)  # type: ignore[arg-type]
+    maps, warnings = explained("cuda:0")
     assert maps == {}
     assert devices == ["cuda:0", "cpu"]
     assert warnings == ("Grad-CAM was computed on the CPU: the memory of cuda:0 was short.",)
     devices.clear()
-    prediction.device = "cpu"  # type: ignore[attr-defined]
     with pytest.raises(torch.OutOfMemoryError):
-        jobs._explain(Kept(), prediction, model.structures, lambda _: None, None)  # type: ignore[arg-type]
+        explained("cpu")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
