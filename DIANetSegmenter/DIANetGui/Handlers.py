@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every handler of a click has in common: what goes wrong in it is told in a dialog, never a traceback."""
+"""What every handler of a click has in common: what goes wrong in it is told in a dialog."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ _logger = logging.getLogger("DIANet")
 def handler(method: Callable[..., None]) -> Callable[..., None]:
     """Let a method be connected to a signal or a node's event; the arguments of those are dropped."""
 
-    # It takes what comes: with fewer arguments than the signal has, PythonQt and VTK would differ in what they
-    # leave out.
+    # It takes what comes: PythonQt leaves out what a callable has no place for, VTK does not.
     @functools.wraps(method)
     def handle(self: Any, *_arguments: Any) -> None:
         try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which packages the worker needs, which of them are there, and how the others get there.
 
-Looked up without importing anything. Nothing is installed unasked; Slicer's own numpy, scipy and SimpleITK are
-held where they are. The lower bounds are those of pyproject.toml, which a test compares.
+Looked up without importing anything. Nothing is installed unasked; Slicer's own numpy, scipy and SimpleITK
+stay as they are. The lower bounds are those of pyproject.toml, which a test compares.
 """
 
 from __future__ import annotations
@@ -167,11 +167,9 @@ def _fromNetwork(lacking: Sequence[Dependency]) -> bool:
         return False
     with _heldVersions() as constraints:
         if importlib.util.find_spec("slicer.packaging") is not None:  # Slicer 5.12 and later
-            import slicer.packaging
+            from slicer.packaging import pip_ensure
 
-            slicer.packaging.pip_ensure(
-                others, constraints=constraints, prompt_install=False, requester=_TITLE
-            )
+            pip_ensure(others, constraints=constraints, prompt_install=False, requester=_TITLE)
         else:
             slicer.util.pip_install([*others, "--constraint", constraints])
     return True
@@ -188,8 +186,8 @@ def _installTorch(torch: Dependency) -> bool:
             logic.installTorch(askConfirmation=True, torchVersionRequirement=f">={torch.minimum}") is not None
         )
     question = _(
-        "Slicer's extension PyTorch, which picks the build of PyTorch for this computer's graphics card, is not"
-        " installed. It is the better way: open the Extensions Manager, install PyTorch, and restart Slicer."
+        "Slicer's extension PyTorch, which picks the build for this computer's graphics card, is missing."
+        " It is the better way: open the Extensions Manager, install PyTorch, and restart Slicer."
         "\n\nInstall PyTorch's standard build with pip instead?"
     )
     if not slicer.util.confirmYesNoDisplay(question, windowTitle=_TITLE):

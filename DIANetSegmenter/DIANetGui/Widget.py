@@ -69,6 +69,7 @@ class Panel:
         self.layers.fillColorMaps()
         self._openParameters()
         self.inputs.fill()
+        self.review.update()
         self.update()
 
     # --- what the sections use ---

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the module's panel with Qt alone: `python Testing/module/panel.py FOLDER` writes it at 400 and 600 px.
+"""Draws the module's panel with Qt alone, at 400 and 600 px: `python Testing/module/panel.py FOLDER`.
 
-Widgets that only Slicer has are stood in for by look-alikes, and the texts that the module writes are typed in
-here, so that the layout can be looked at, and measured by test_ui.py, without Slicer.
+Widgets that only Slicer has are stood in for by look-alikes, and the texts that the module writes are typed
+in here, so that the layout can be looked at, and measured by test_ui.py, without Slicer.
 """
 
 from __future__ import annotations
