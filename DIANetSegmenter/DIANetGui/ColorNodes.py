@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .Scene import Environment
+from .Scene import Environment, nodesOf
 
 __all__ = ["COLOR_MAPS", "DEFAULT_COLOR_MAP", "availableColorMaps", "colorNode"]
 
@@ -38,12 +38,8 @@ def colorNode(environment: Environment, name: str = DEFAULT_COLOR_MAP) -> Any:
 
 
 def _found(environment: Environment, name: str) -> Any:
-    scene = environment.scene
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorNode")):
-        node = scene.GetNthNodeByClass(index, "vtkMRMLColorNode")
-        if node.GetName() == name:
-            return node
-    return None
+    nodes = nodesOf(environment.scene, "vtkMRMLColorNode")
+    return next((node for node in nodes if node.GetName() == name), None)
 
 
 def _ownNode(scene: Any) -> Any:

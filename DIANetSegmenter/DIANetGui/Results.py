@@ -28,6 +28,7 @@ from .Scene import (
     childrenOf,
     hierarchy,
     itemOf,
+    nodesOf,
     parentItemOf,
     removeNodes,
     uniqueName,
@@ -110,6 +111,7 @@ class Result:
                 name = uniqueName(scene, _segmentationTitle(names[0], payload.model))
                 node = scene.AddNewNodeByClass(_SEGMENTATION, name)
                 node.CreateDefaultDisplayNodes()
+                node.GetDisplayNode().SetSliceIntersectionThickness(2)  # as seen over a layer
                 fillSegmentation(node, labels, payload.structures)
                 for index, inputNode in enumerate(inputNodes):
                     node.SetNthNodeReferenceID(INPUT_ROLE, index, inputNode.GetID())
@@ -140,11 +142,7 @@ class Result:
     @classmethod
     def all(cls, environment: Environment) -> list[Result]:
         """The results in the scene, in the order in which they came."""
-        scene = environment.scene
-        nodes = [
-            scene.GetNthNodeByClass(index, _SEGMENTATION)
-            for index in range(scene.GetNumberOfNodesByClass(_SEGMENTATION))
-        ]
+        nodes = nodesOf(environment.scene, _SEGMENTATION)
         found = (cls.fromNode(environment, node) for node in nodes)
         return [result for result in found if result is not None]
 

@@ -18,6 +18,7 @@ __all__ = [
     "batch",
     "hierarchy",
     "itemOf",
+    "nodesOf",
     "parentItemOf",
     "removeNodes",
     "uniqueName",
@@ -89,6 +90,12 @@ def uniqueName(scene: Any, name: str, *, besides: Iterable[Any] = ()) -> str:
         number += 1
         wanted = f"{name} {number}"
     return wanted
+
+
+def nodesOf(scene: Any, nodeClass: str) -> list[Any]:
+    """The nodes of a class, and of those derived from it, in the order in which they came."""
+    count = scene.GetNumberOfNodesByClass(nodeClass)
+    return [scene.GetNthNodeByClass(index, nodeClass) for index in range(count)]
 
 
 # --- subject hierarchy ---

@@ -7,7 +7,6 @@ does by itself, such as adding a node to the subject hierarchy, nobody does here
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,18 +38,20 @@ def make_environment():
     scene = slicer.vtkMRMLScene()
     application = slicer.vtkSlicerApplicationLogic()
     application.SetMRMLScene(scene)
+    application.SetSliceLogics(vtk.vtkCollection())
 
-    def logic(cls):
+    def logic(module, cls):
         made = cls()
         made.SetMRMLApplicationLogic(application)
         made.SetMRMLScene(scene)
+        application.SetModuleLogic(module, made)  # displayable managers ask for logics by their module's name
         return made
 
-    # A logic that nobody holds would go, and with it what it does when the scene changes.
-    held = [logic(slicer.vtkSlicerVolumesLogic), logic(slicer.vtkSlicerMarkupsLogic)]
-    segmentations, colors = logic(slicer.vtkSlicerSegmentationsModuleLogic), logic(slicer.vtkSlicerColorLogic)
-    environment = Environment(scene, segmentations, colors, application)
-    weakref.finalize(environment, held.clear)
+    held = [logic("Volumes", slicer.vtkSlicerVolumesLogic), logic("Markups", slicer.vtkSlicerMarkupsLogic)]
+    segmentations = logic("Segmentations", slicer.vtkSlicerSegmentationsModuleLogic)
+    environment = Environment(scene, segmentations, logic("Colors", slicer.vtkSlicerColorLogic), application)
+    # Nobody else holds them: in Slicer their modules do.
+    object.__setattr__(environment, "held", held)
     return environment
 
 
