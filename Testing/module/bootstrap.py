@@ -23,7 +23,7 @@ from DIANetLib.worker.protocol import (
     StructureSummary,
 )
 
-REASON = "slicer-core is not installed: it has wheels for Python 3.10 to 3.13 (pip install -e .[dev])"
+REASON = "needs slicer-core, which has wheels for Python 3.10 to 3.13 on x86-64 and Apple processors"
 
 
 def make_environment():
