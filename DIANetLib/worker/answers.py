@@ -76,11 +76,11 @@ class Answers:
         if isinstance(request, Review):
             return self._review(request, job)
         if isinstance(request, Estimate):
-            return self._estimate(request, job)
+            return self._estimate(request)
         if isinstance(request, ListModels):
-            return ModelList(self.session.models(verify=request.verify, job=job))
+            return ModelList(self.session.models(verify=request.verify))
         if isinstance(request, Doctor):
-            return self.session.doctor(self.exchange.folder, job=job)
+            return self.session.doctor(self.exchange.folder)
         if isinstance(request, Unload):
             self.session.unload()
             return Done()
@@ -155,10 +155,10 @@ class Answers:
     def _review(self, request: Review, job: Job) -> Reviewed:
         return Reviewed(_regions_text(self.session.review(request.result, request.options, job=job)))
 
-    def _estimate(self, request: Estimate, job: Job) -> Estimated:
+    def _estimate(self, request: Estimate) -> Estimated:
         geometry = geometry_of(request.size, request.spacing, request.origin, request.direction)
         devices = self.session.estimate(
-            request.model, geometry, roi=_box(request.roi), samples=request.samples, job=job
+            request.model, geometry, roi=_box(request.roi), samples=request.samples
         )
         return Estimated(devices)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from DIANetLib.errors import Cancelled, InputError
 from DIANetLib.inference.prediction import Box, Prediction, Progress
@@ -41,8 +41,6 @@ __all__ = [
 Report = Callable[[Progress], None]
 Cancel = Callable[[], bool]
 Asked = tuple[str, ...] | Literal["all", "none"]
-#: Calls a function that cannot be asked to stop, and may itself give up waiting for it.
-Aside = Callable[[Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,6 @@ def segment_case(
     *,
     report: Report,
     cancel: Cancel | None = None,
-    aside: Aside = lambda work: work(),
 ) -> Case:
     """Segment a case, explain structures and find where to look.
 
@@ -117,7 +114,6 @@ def segment_case(
         options: How.
         report: Called as the work goes on.
         cancel: Asked between steps, windows, layers of the network and samples.
-        aside: How what cannot be asked to stop is called.
 
     Raises:
         DIANetError: With a sentence.
@@ -145,7 +141,7 @@ def segment_case(
     report(Progress("review", 0, 1))
     with _timed(timings, "review"):
         error = prediction.error_probability
-        regions = aside(lambda: find_places(error, seen.labels, seen.structures, options.review))
+        regions = find_places(error, seen.labels, seen.structures, options.review)
     report(Progress("review", 1, 1))
     prediction = replace(prediction, timings=timings, warnings=(*prediction.warnings, *warnings))
     return Case(prediction, maps, regions, seen)

@@ -26,11 +26,12 @@ class Job:
     Attributes:
         request: The request.
         cancelled: Whether it is to stop. Set from other threads and from signal handlers, hence a plain flag.
+        told: Whether the client has been told how it ended.
     """
 
     def __init__(self, request: Request, send: Callable[[Progress], object] = lambda _: None) -> None:
         self.request = request
-        self.cancelled = False
+        self.cancelled = self.told = False
         self._send = send
         self._stage, self._told = "", 0.0
 
@@ -44,7 +45,12 @@ class Job:
             raise Cancelled
 
     def report(self, step: Step) -> None:
-        """Tell how far it is; steps that follow each other quickly are left out, first and last are not."""
+        """Tell how far it is; steps that follow each other quickly are left out, first and last are not.
+
+        Raises:
+            Cancelled: It is to stop.
+        """
+        self.check()
         now = time.monotonic()
         inside = step.stage == self._stage and step.done < step.total
         if inside and now - self._told < _INTERVAL_S:

@@ -2,19 +2,20 @@
 """The worker's life: requests in, events out, one job at a time, and an end when nobody listens any more.
 
 A thread reads requests, so that `Cancel` and `Shutdown` act while a job runs; jobs run in the main thread. A
-second thread watches whether the client still lives.
+second thread watches whether the client still lives, and whether a job that was told to stop does so.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from DIANetLib import __version__
@@ -42,9 +43,9 @@ __all__ = ["Answerer", "Server"]
 _READ = 1 << 16
 _LONGEST_LINE = 1 << 24
 _TICK_S = 0.5
-_WATCH_S = 2.0
-#: How long a job that has been told to stop may take before the process ends without it.
-_PATIENCE_S = 10.0
+_WATCH_S, _LOOK_S = 0.2, 2.0
+#: Told to stop, a job that still runs after this long never ends; there is less time when the worker ends.
+_STUCK_S, _END_S = 60.0, 3.0
 
 _log = logging.getLogger("DIANet")
 
@@ -85,7 +86,7 @@ class Server:
         self._answers, self._client_gone, self._give_up = answers, client_gone, give_up
         self._requests, self._events = requests, events
         self._writing = threading.Lock()
-        self._changed = threading.Condition()  # guards the two below
+        self._changed = threading.Condition()  # guards the queue, what runs, and who has been told
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
         self._ending = False  # a plain flag: signal handlers set it
@@ -100,13 +101,7 @@ class Server:
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         while (job := self._next()) is not None:
             self._do(job)
-        with self._changed:
-            left = list(self._queue)
-            self._queue.clear()
-        for job in left:
-            self._send(Cancelled(job.request.id))
-        if self._shutdown is not None:
-            self._send(Result(self._shutdown.id, Done()))
+        self._tell_end()
 
     def end(self) -> None:
         """Stop what runs and end soon; takes no lock, so that signal handlers may call it."""
@@ -133,16 +128,18 @@ class Server:
             self._idle(time.monotonic() - since)
 
     def _do(self, job: Job) -> None:
-        line: bytes | None = None
+        event = self._answer(job)
         try:
-            event = self._answer(job)
             line = _line(event)
-        except Exception as error:  # an answer that cannot be written
+        except ValueError as error:  # a number that is not finite
             event = self._internal(job.request.id, error)
             line = _line(event)
         if not isinstance(event, Result):
             self._answers.discard()
-        if not self._write(line) and isinstance(event, Result):
+        with self._changed:
+            first, job.told = not job.told, True
+        told = first and self._write(line)
+        if isinstance(event, Result) and not told:
             self._answers.discard()
 
     def _answer(self, job: Job) -> Event:
@@ -215,25 +212,50 @@ class Server:
 
     def _cancel(self, request: Cancel) -> None:
         with self._changed:
-            waiting = next((job for job in self._queue if job.request.id == request.target), None)
-            if waiting is not None:
-                self._queue.remove(waiting)
-            running = self._running
-            if running is not None and running.request.id == request.target:
-                running.cancelled = True
-        if waiting is not None:
-            self._send(Cancelled(request.target))
+            jobs = [job for job in (*self._queue, self._running) if job and job.request.id == request.target]
+            for job in jobs:
+                if job in self._queue:
+                    self._queue.remove(job)
+        self._tell_cancelled(jobs)
         self._send(Result(request.id, Done()))
 
-    # --- the client, in a thread ---
+    def _tell_cancelled(self, jobs: Sequence[Job]) -> None:
+        """Tell the client at once. A job that runs ends at its next step, what comes next waits for that."""
+        for job in jobs:
+            with self._changed:
+                first, job.told = not job.told, True
+                job.cancelled = True
+            if first:
+                self._send(Cancelled(job.request.id))
+
+    def _tell_end(self) -> None:
+        with self._changed:
+            jobs = [job for job in (self._running, *self._queue) if job is not None]
+            self._queue.clear()
+            shutdown, self._shutdown = self._shutdown, None
+        self._tell_cancelled(jobs)
+        if shutdown is not None:
+            self._send(Result(shutdown.id, Done()))
+
+    # --- the client and the running job, in a thread ---
 
     def _watch(self) -> None:
+        look, stuck_since = 0.0, math.inf
         while not self._ending:
             time.sleep(_WATCH_S)
-            if self._client_gone():
-                _log.warning("The client has ended without saying so")
-                self.end()
-        time.sleep(_PATIENCE_S)
+            now = time.monotonic()
+            if now >= look:
+                look = now + _LOOK_S
+                if self._client_gone():
+                    _log.warning("The client has ended without saying so")
+                    self.end()
+            job = self._running
+            stuck_since = min(stuck_since, now) if job is not None and job.cancelled else math.inf
+            if now - stuck_since > _STUCK_S:
+                break
+        self._tell_end()
+        if self._ending:
+            time.sleep(_END_S)
         _log.warning("The running job does not stop; ending without it")
         self._give_up()
 

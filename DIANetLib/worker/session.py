@@ -11,14 +11,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from DIANetLib.catalogue import read_catalogue
 from DIANetLib.errors import DIANetError, InputError
 from DIANetLib.inference.prediction import Box, Progress
-from DIANetLib.worker.background import Background
 from DIANetLib.worker.case import (
     Case,
     CaseOptions,
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Segmentation", "Session"]
 
 KEPT_RESULTS = 3
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +66,9 @@ class _Kept:
 
 
 class Session:
-    """Models and results between requests.
+    """Models and results between requests."""
 
-    Args:
-        background: Does what cannot be asked to stop.
-    """
-
-    def __init__(self, background: Background | None = None) -> None:
-        self.background = background or Background()
+    def __init__(self) -> None:
         self._models = HeldModels()
         self._kept: dict[str, _Kept] = {}  # the latest last
         self._ahead: threading.Thread | None = None
@@ -106,11 +98,13 @@ class Session:
             DIANetError: With a sentence.
         """
         job.report(Progress("load", 0, 1))
-        held = self._aside(lambda: self._models.load(model), job)
+        held = self._models.load(model)
+        job.check()
         check_options(options, held.model)
-        segmenter = self._aside(lambda: held.segmenter(device), job)
+        segmenter = held.segmenter(device)
+        job.check()
         if options.explain != "none":
-            self._aside(import_explain, job)
+            import_explain()
         job.report(Progress("load", 1, 1))
         case = segment_case(
             segmenter,
@@ -119,7 +113,6 @@ class Session:
             options,
             report=job.report,
             cancel=lambda: job.cancelled,
-            aside=lambda work: self._aside(work, job),
         )
         self._kept.pop(result, None)
         self._kept[result] = _Kept(held, case.seen, case.prediction.error_probability)
@@ -172,8 +165,8 @@ class Session:
                     )
             seen = Seen(labels, seen.structures, seen.regions, seen.device)
         job.report(Progress("load", 0, 1))
-        self._aside(import_explain, job)
-        self._aside(lambda: kept.held.model.network(seen.device), job)
+        import_explain()
+        kept.held.model.network(seen.device)
         job.report(Progress("load", 1, 1))
         return explain_seen(
             kept.held.model,
@@ -194,57 +187,39 @@ class Session:
         kept = self._result(result)
         job.report(Progress("review", 0, 1))
         error, seen = kept.error_probability, kept.seen
-        regions = self._aside(lambda: find_places(error, seen.labels, seen.structures, options), job)
+        regions = find_places(error, seen.labels, seen.structures, options)
         job.report(Progress("review", 1, 1))
         return regions
 
     def estimate(
-        self, model: str, geometry: Geometry, *, roi: Box | None = None, samples: int = 10, job: Job
+        self, model: str, geometry: Geometry, *, roi: Box | None = None, samples: int = 10
     ) -> tuple[DeviceEstimate, ...]:
         """Memory that segmenting an image on this grid would need, per device, the automatic choice first.
 
         Raises:
-            Cancelled: The job is to stop.
             DIANetError: With a sentence.
         """
+        held = self._models.load(model)
+        from DIANetLib.worker.estimate import estimate
 
-        def look() -> tuple[DeviceEstimate, ...]:
-            held = self._models.load(model)
-            from DIANetLib.worker.estimate import estimate
+        return estimate(held.model, geometry, roi=roi, samples=samples)
 
-            return estimate(held.model, geometry, roi=roi, samples=samples)
-
-        return self._aside(look, job)
-
-    def models(self, *, verify: bool = False, job: Job) -> tuple[ModelInfo, ...]:
+    def models(self, *, verify: bool = False) -> tuple[ModelInfo, ...]:
         """The models there are; `verify` hashes their weights too. Needs no torch."""
+        listed = read_catalogue()
+        try:
+            from DIANetLib.bundle import list_bundles
+        except ImportError:  # then no model can be used, but they can be shown
+            return listed
+        problems = {str(entry.path): entry.problem for entry in list_bundles(verify=verify)}
+        return tuple(replace(info, problem=info.problem or problems.get(info.path)) for info in listed)
 
-        def look() -> tuple[ModelInfo, ...]:
-            listed = read_catalogue()
-            try:
-                from DIANetLib.bundle import list_bundles
-            except ImportError:  # then no model can be used, but they can be shown
-                return listed
-            problems = {str(entry.path): entry.problem for entry in list_bundles(verify=verify)}
-            return tuple(replace(info, problem=info.problem or problems.get(info.path)) for info in listed)
+    def doctor(self, folder: Path) -> DoctorReport:
+        """What this machine and installation can do; `folder` is where files would go."""
+        from DIANetLib.doctor import examine, report
 
-        return self._aside(look, job)
-
-    def doctor(self, folder: Path, *, job: Job) -> DoctorReport:
-        """What this machine and installation can do.
-
-        Args:
-            folder: Its disk is looked at.
-            job: Asked whether to go on.
-        """
-
-        def look() -> DoctorReport:
-            from DIANetLib.doctor import examine, report
-
-            checks = examine(folder)
-            return DoctorReport(report(checks), sum(check.problem for check in checks))
-
-        return self._aside(look, job)
+        checks = examine(folder)
+        return DoctorReport(report(checks), sum(check.problem for check in checks))
 
     def prepare_to_explain(self) -> None:
         """Import what explains: the next question is likely to be why, and MONAI's import takes seconds."""
@@ -263,9 +238,6 @@ class Session:
         self._kept.clear()
         self._models.release()
         self._models.clear()
-
-    def _aside(self, work: Callable[[], _T], job: Job) -> _T:
-        return self.background.run(work, job.check)
 
     def _result(self, name: str) -> _Kept:
         if name not in self._kept:
