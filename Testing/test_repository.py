@@ -28,16 +28,26 @@ def cmake_sources():
     return module
 
 
-def test_cmake_lists_every_file_of_the_library_and_of_the_models(cmake_sources):
-    written = cmake_sources.written_lists(cmake_sources.CMAKE_LISTS.read_text(encoding="utf-8"))
+def test_cmake_lists_every_file_of_the_library_the_models_and_the_module(cmake_sources):
+    for file, expected in cmake_sources.expected_lists().items():
+        written = cmake_sources.written_lists(file.read_text(encoding="utf-8"))
 
-    assert written == cmake_sources.expected_lists(), "run: python Utilities/list_cmake_sources.py"
+        assert written == expected, f"{file}: run: python Utilities/list_cmake_sources.py"
 
 
 def test_every_file_that_cmake_lists_exists(cmake_sources):
-    written = cmake_sources.written_lists(cmake_sources.CMAKE_LISTS.read_text(encoding="utf-8"))
+    for file in cmake_sources.expected_lists():
+        written = cmake_sources.written_lists(file.read_text(encoding="utf-8"))
+        folder = ROOT if file == cmake_sources.LIBRARY else file.parent
 
-    assert [path for paths in written.values() for path in paths if not (ROOT / path).is_file()] == []
+        assert [path for paths in written.values() for path in paths if not (folder / path).is_file()] == []
+
+
+def test_every_folder_with_a_cmake_file_is_built():
+    for file in ROOT.glob("DIANetSegmenter/**/CMakeLists.txt"):
+        above = file.parent.parent / "CMakeLists.txt"
+
+        assert f"add_subdirectory({file.parent.name})" in above.read_text(encoding="utf-8")
 
 
 def test_every_requirement_has_a_pinned_version():
