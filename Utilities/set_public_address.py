@@ -3,8 +3,8 @@
 
 `python Utilities/set_public_address.py https://github.com/OWNER/SlicerDIANet [--branch main]`
 
-The index reads `CMakeLists.txt` as text, without running CMake, and fetches the icon and the screenshots that it
-names; so the addresses stand there in full, and only for files that exist.
+The index reads `CMakeLists.txt` as text, without running CMake, and fetches the icon and the screenshots that
+it names; so the addresses stand there in full, and only for files that exist.
 """
 
 from __future__ import annotations

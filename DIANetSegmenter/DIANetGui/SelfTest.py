@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The self-test: everything that a user does, once, in the running application, by the panel's own signals.
 
-Takes the T1-weighted head that the environment variable DIANET_TEST_IMAGE names, else Slicer's sample head. The
-variables DIANET_TEST_MODEL and DIANET_TEST_SECONDS name another model and another patience.
+Takes the T1-weighted head that the environment variable DIANET_TEST_IMAGE names, else Slicer's sample head.
+The variables DIANET_TEST_MODEL and DIANET_TEST_SECONDS name another model and another patience.
 """
 
 from __future__ import annotations
@@ -136,7 +136,5 @@ def _atCentre(test: Any, region: Any) -> None:
     ras = (-left, -posterior, superior)
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         matrix = node.GetSliceToRAS()
-        distance = sum(
-            matrix.GetElement(row, 2) * (ras[row] - matrix.GetElement(row, 3)) for row in range(3)
-        )
+        distance = sum(matrix.GetElement(row, 2) * (ras[row] - matrix.GetElement(row, 3)) for row in range(3))
         test.assertLess(abs(distance), 1.0, node.GetName())

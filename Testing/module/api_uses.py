@@ -3,7 +3,7 @@
 
 Found are: attributes of the imported modules (`slicer.util.loadUI`), attributes and signals of the widgets in
 the .ui files (`QPushButton.enabled`, `QPushButton clicked()`), and those of objects that a name is given to
-where they are made (`timer = qt.QTimer()`). Methods of MRML nodes are not: the tests on slicer-core call them.
+where they are made (`timer = qt.QTimer()`). Methods of MRML nodes are not: tests on slicer-core call them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def uses() -> dict[str, set[str]]:
 
 
 class _Reader(ast.NodeVisitor):
-    """Reads one file; what a name stands for is remembered from where it is assigned, function by function."""
+    """Reads one file; what a name stands for is remembered from where it is assigned."""
 
     def __init__(self, widgets: dict[str, str]) -> None:
         self.found: list[str] = []

@@ -95,9 +95,9 @@ def namesToCheck():
 
 def isThere(name, ui):
     """Whether Slicer has a name; signals are those of the widget's own meta object."""
-    import SampleData
     import ctk
     import qt
+    import SampleData
 
     roots = {"slicer": slicer, "qt": qt, "ctk": ctk, "SampleData": SampleData}
     path, _space, signal = name.partition(" ")
@@ -142,6 +142,7 @@ def makeResult(environment):
     """A result with one structure, without a worker."""
     from DIANetGui.Nodes import volumeFromNode
     from DIANetGui.Results import Result
+
     from DIANetLib.volume import Volume
     from DIANetLib.worker import protocol
 

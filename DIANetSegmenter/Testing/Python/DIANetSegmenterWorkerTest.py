@@ -61,6 +61,7 @@ class DIANetSegmenterWorkerTest(unittest.TestCase):
 
     def test_aPythonThatIsNoneIsToldAsASentence(self):
         from DIANetGui.WorkerClient import WorkerClient
+
         from DIANetLib.errors import WorkerError
 
         client = WorkerClient("/no/such/python")
