@@ -8,6 +8,7 @@ further ones can lie over it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ _FIRST_EXTRA = 3  # vtkMRMLSliceCompositeNode.Layer_Last: after background, fore
 _NEXT_MAPS = ("Viridis", "Cividis", "Iron", "Cool1", "Grey")  # of further layers, to tell them apart
 # Neither in the colour map nor a usual colour of a structure, so that it is seen on any value.
 _REGION_COLOR = (0.47, 0.9, 1.0)
+_LEGEND_LETTERS = 22  # in a line of a legend's title
 _VISIBLE_SHARE = 0.8  # of a view's width and height: a point beyond counts as out of sight
 
 
@@ -52,7 +54,7 @@ class LayerStyle:
     """
 
     opacity: float = 0.6
-    threshold: float = 0.05
+    threshold: float = 0.1
     colorMap: str = DEFAULT_COLOR_MAP
     legend: bool = True
 
@@ -219,20 +221,31 @@ def _showLegends(environment: Environment, layers: Sequence[Any]) -> None:
     for node in layers:
         if logic.GetColorLegendDisplayNode(node) is None:
             legend = logic.AddDefaultColorLegendDisplayNode(node)
-            legend.SetLabelFormat("%.2f")
+            greatest = LayerKey.parse(node.GetAttribute(LAYER_ATTRIBUTE)).scale
+            legend.SetLabelFormat(f"%.{2 + math.ceil(-math.log10(greatest))}f")
             legend.SetNumberOfLabels(5)
             legend.SetPosition(0.98, 0.5)
             legend.SetSize(0.12, 0.45)
-            for text, size in ((legend.GetTitleTextProperty(), 14), (legend.GetLabelTextProperty(), 13)):
+            for text, size in ((legend.GetTitleTextProperty(), 11), (legend.GetLabelTextProperty(), 10)):
                 text.SetFontFamilyToArial()
                 text.SetFontSize(size)
     for legend in nodesOf(environment.scene, "vtkMRMLColorLegendDisplayNode"):
         node = legend.GetDisplayableNode()
         if node is not None and node.GetAttribute(LAYER_ATTRIBUTE) is not None:
-            legend.SetTitleText(node.GetName())
+            legend.SetTitleText(_legendTitle(node.GetName()))
             legend.SetVisibility(any(node is layer for layer in layers))
             # A view looks at what it shows only when the legend changes.
             legend.Modified()
+
+
+def _legendTitle(name: str) -> str:
+    """The name in lines that fit beside an image."""
+    lines = [""]
+    for word in name.split():
+        if lines[-1] and len(lines[-1]) + len(word) > _LEGEND_LETTERS:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
 
 
 def _inSight(sliceNode: Any, ras: Sequence[float]) -> bool:

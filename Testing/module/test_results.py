@@ -219,7 +219,7 @@ def test_a_layer_gets_a_name_a_fixed_scale_and_a_place(environment, head, grid):
     assert result.layerNode(TOTAL) is None
     assert result.record.layers == ("variance:hippocampus_left",)
     display = node.GetDisplayNode()
-    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.0, 0.25)
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.0, 0.1)
     assert not display.GetAutoWindowLevel()
     assert volumeFromNode(node).geometry == grid
 

@@ -31,7 +31,7 @@ THREE_D_MANAGERS = (
 class _View:
     """A window without a screen, with displayable managers in it."""
 
-    def __init__(self, environment, node, factory, managers, size):
+    def __init__(self, environment, node, factory, managers, size, first=()):
         import vtk
 
         self.environment, self.node = environment, node
@@ -41,6 +41,8 @@ class _View:
         self.window.SetSize(*size)
         self.renderer = vtk.vtkRenderer()
         self.window.AddRenderer(self.renderer)
+        for prop in first:  # what is added first is drawn below the rest
+            self.renderer.AddViewProp(prop)
         self.interactor = vtk.vtkRenderWindowInteractor()
         self.interactor.SetRenderWindow(self.window)
         factory.SetMRMLApplicationLogic(environment.applicationLogic)
@@ -85,21 +87,19 @@ class SliceView(_View):
         node.SetDimensions(*size, 1)
         self.composite = self.logic.GetSliceCompositeNode()
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
-        super().__init__(environment, node, factory, SLICE_MANAGERS, size)
         self._mapper = vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)
         self._actor = vtk.vtkActor2D()
         self._actor.SetMapper(self._mapper)
         self._actor.GetProperty().SetDisplayLocationToBackground()
+        self._actor.SetVisibility(False)
+        super().__init__(environment, node, factory, SLICE_MANAGERS, size, [self._actor])
 
     def pixels(self) -> np.ndarray:
         connection = self.logic.GetImageDataConnection()
-        if connection is None:
-            self.renderer.RemoveViewProp(self._actor)
-        else:
-            self._mapper.SetInputConnection(connection)
-            self.renderer.AddViewProp(self._actor)
+        self._mapper.SetInputConnection(connection)
+        self._actor.SetVisibility(connection is not None)
         return super().pixels()
 
     def fit(self) -> None:
