@@ -30,6 +30,7 @@ class LayersWidget:
         self._ui = panel.ui
         self._listed: tuple[Any, ...] | None = None
         self._shown: tuple[Any, ...] | None = None
+        self._surfaces: tuple[str, bool] | None = None
         self._wanted: str | None = None  # a layer that the worker was asked for
         ui = self._ui
         ui.resultSelector.addAttribute("vtkMRMLSegmentationNode", "DIANet.Result")
@@ -69,7 +70,9 @@ class LayersWidget:
             widget.enabled = result is not None
         ui.opacitySlider.enabled = ui.thresholdSlider.enabled = result is not None
         ui.colorMapSelector.enabled = ui.legendCheckBox.enabled = result is not None
+        ui.surfacesCheckBox.enabled = result is not None
         self._show()
+        self._showSurfaces()
 
     def onNewResult(self) -> None:
         """Show something of a result that has just become the current one."""
@@ -98,7 +101,7 @@ class LayersWidget:
 
     def forget(self) -> None:
         """The scene is gone: nothing is shown any more."""
-        self._listed = self._shown = self._wanted = None
+        self._listed = self._shown = self._surfaces = self._wanted = None
 
     # --- lists ---
 
@@ -160,6 +163,18 @@ class LayersWidget:
         for key in keys:
             if key not in there:
                 self._ask(key)
+
+    def _showSurfaces(self) -> None:
+        result = self._panel.logic.result
+        if result is None:
+            self._surfaces = None
+            return
+        wanted = (result.segmentationNode.GetID(), self._panel.parameters.surfaces)
+        if wanted != self._surfaces:
+            before, self._surfaces = self._surfaces, wanted
+            # Another result's own state is left as it is until the user asks for a change.
+            if wanted[1] or (before is not None and before[0] == wanted[0]):
+                result.showSurfaces(wanted[1])
 
     def _ask(self, key: LayerKey) -> None:
         """Have a layer that has no node yet; the event "layers" brings it here again."""

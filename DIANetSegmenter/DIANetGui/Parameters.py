@@ -33,6 +33,7 @@ class Parameters:
         samples: Stochastic passes.
         addResult: Keep earlier results; otherwise a new one takes the current one's place.
         result: Segmentation node of the current result.
+        surfaces: Whether its structures are shown in 3-D.
         layer: Id of the layer that is shown; empty for none.
         layer2: Id of the layer over it.
         opacity: Of the layers.
@@ -54,6 +55,7 @@ class Parameters:
     samples: Annotated[int, WithinRange(0, 50)] = 10
     addResult: bool = False
     result: vtkMRMLSegmentationNode
+    surfaces: bool = False
     layer: str = ""
     layer2: str = ""
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6

@@ -108,6 +108,7 @@ class ReviewWidget:
             table.setCurrentCell(same[0], _RANK)
         else:
             table.setCurrentCell(-1, -1)
+        table.resizeRowsToContents()
         table.blockSignals(blocked)
         if not same and result is not None:
             self._outline(None)
@@ -135,7 +136,7 @@ class ReviewWidget:
         self._ui.regionsTable.setCurrentCell(target, _RANK)
 
     def _fillRow(self, row: int, region: Region, names: dict[str, str]) -> None:
-        structures = " / ".join(names.get(key, key) for key in region.structures) or _("nothing found")
+        structures = self._structuresOf(region, names, " /\n")
         states = {
             "open": _("open"),
             "accepted": _("accepted"),
@@ -150,7 +151,7 @@ class ReviewWidget:
             _STATE: states.get(region.state, region.state),
         }
         tip = _("{structures}: {size} mm³, of which {error} mm³ are expected to be wrong").format(
-            structures=structures, size=cells[_SIZE], error=cells[_ERROR]
+            structures=self._structuresOf(region, names), size=cells[_SIZE], error=cells[_ERROR]
         )
         for column, text in cells.items():
             item = qt.QTableWidgetItem(text)
@@ -158,6 +159,9 @@ class ReviewWidget:
             if column in (_RANK, _SIZE, _ERROR):
                 item.setTextAlignment(int(qt.Qt.AlignRight) | int(qt.Qt.AlignVCenter))
             self._ui.regionsTable.setItem(row, column, item)
+
+    def _structuresOf(self, region: Region, names: dict[str, str], between: str = " / ") -> str:
+        return between.join(names.get(key, key) for key in region.structures) or _("nothing found")
 
     def _outline(self, region: Region | None) -> None:
         from .Layers import outlineRegion

@@ -25,7 +25,7 @@ _MODEL = (
 )
 _REGIONS = (
     ("1", "Hippocampus anterior left", "212", "96.4", "open"),
-    ("2", "Hippocampus posterior right", "143", "71.0", "accepted"),
+    ("2", "Cerebral white matter /\nVentral diencephalon", "1705", "1019.6", "accepted"),
     ("3", "Hippocampus anterior right", "58", "30.2", "open"),
 )
 
@@ -228,6 +228,8 @@ def _fill(panel: QtWidgets.QWidget, scene: str) -> None:
             for column, cell in enumerate(cells):
                 table.setItem(row, column, QtWidgets.QTableWidgetItem(cell))
         table.selectRow(1)
+        table.resizeRowsToContents()
+    child(panel, "surfacesCheckBox").setEnabled(done)
     mode = QtWidgets.QHeaderView.ResizeMode
     for column in range(table.columnCount()):
         table.horizontalHeader().setSectionResizeMode(

@@ -118,6 +118,12 @@ def finish(client, **changes):
     client.say(protocol.Result(latest(client, protocol.Segment).id, answer(client, **changes)))
 
 
+def slicer_surface_name():
+    import slicer
+
+    return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+
+
 def state(panel):
     """What of the section Segment can be seen and used."""
     ui = panel.ui
@@ -409,6 +415,17 @@ class TestLayers:
         panel.ui.explainButton.click()
 
         assert "Hold Shift" in slicerApp.errors[0]
+
+    def test_surfaces_are_made_only_when_asked_for(self, panel, segmented):
+        segmentation = segmented.segmentationNode.GetSegmentation()
+        surface = slicer_surface_name()
+        assert not segmentation.ContainsRepresentation(surface)
+
+        panel.ui.surfacesCheckBox.setChecked(True)
+        assert segmentation.ContainsRepresentation(surface)
+        assert segmented.segmentationNode.GetDisplayNode().GetVisibility3D()
+        panel.ui.surfacesCheckBox.setChecked(False)
+        assert not segmented.segmentationNode.GetDisplayNode().GetVisibility3D()
 
     def test_a_second_run_replaces_the_result_unless_it_is_to_be_kept(
         self, panel, segmented, client, environment

@@ -317,6 +317,9 @@ class QTableWidget(QWidget):
     def clearSelection(self) -> None:
         pass
 
+    def resizeRowsToContents(self) -> None:
+        pass
+
     # what a test does
 
     def clickRow(self, row: int) -> None:
