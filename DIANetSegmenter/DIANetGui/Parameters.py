@@ -59,7 +59,7 @@ class Parameters:
     layer: str = ""
     layer2: str = ""
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
-    threshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.05
+    threshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.1
     colorMap: str = ""
     legend: bool = True
     reviewThreshold: Annotated[float, WithinRange(0.05, 0.95)] = 0.3

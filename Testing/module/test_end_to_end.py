@@ -38,11 +38,6 @@ def head() -> Volume:
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def environment():
-    return make_environment()
-
-
 def segment(environment, client, node, **options):
     from DIANetGui.Logic import Logic
 

@@ -152,6 +152,26 @@ def test_a_node_that_is_made_belongs_to_the_scene_alone(environment):
     assert held
 
 
+def test_of_a_sequence_the_frame_that_is_shown_is_read(environment):
+    import slicer
+
+    scene, logic = environment.scene, slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLApplicationLogic(environment.applicationLogic)
+    logic.SetMRMLScene(scene)
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "frames")
+    grid = geometry()
+    for index in range(3):
+        frame = nodeFromVolume(environment, Volume(np.full(grid.shape, index, np.int16), grid), "frame")
+        sequence.SetDataNodeAtValue(frame, str(index))
+        scene.RemoveNode(frame)
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    for index in (0, 2):
+        browser.SetSelectedItemNumber(index)
+        logic.UpdateProxyNodesFromSequences(browser)
+        assert volumeFromNode(browser.GetProxyNode(sequence)).array.max() == index
+
+
 # --- transforms ---
 
 

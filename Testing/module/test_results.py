@@ -391,6 +391,17 @@ def test_removing_a_result_keeps_what_the_user_put_into_its_folder(environment, 
     assert ("mine", "head — DIANet hippocampus") in all_items(environment)
 
 
+def test_a_result_is_gone_when_the_scene_is_closed(environment, head, grid):
+    result = make(environment, head)
+    result.addLayer(TOTAL, layer(grid))
+    environment.scene.Clear(False)
+    assert not result.exists
+    assert Result.all(environment) == []
+    again = make(environment, nodeFromVolume(environment, layer(grid), "head"))
+    node = again.addLayer(TOTAL, layer(grid))
+    assert node.GetDisplayNode().GetColorNode().GetNumberOfColors() == 256
+
+
 # --- files ---
 
 
