@@ -46,10 +46,22 @@ class Meter:
     Args:
         stages: The stages that are expected, in order.
         clock: Seconds.
+        seconds: How long stages have taken before, where that is known.
     """
 
-    def __init__(self, stages: tuple[str, ...], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stages: tuple[str, ...],
+        clock: Callable[[], float] = time.monotonic,
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
         self._stages = stages
+        self._weights = {stage: _SHARES.get(stage, 0.0) for stage in stages}
+        known = {stage: seconds[stage] for stage in stages if stage in seconds} if seconds else {}
+        if sum(known.values()) > 0:
+            # On the scale of the guesses, which the other stages keep.
+            scale = sum(self._weights[stage] for stage in known) / sum(known.values())
+            self._weights.update({stage: value * scale for stage, value in known.items()})
         self._clock = clock
         self._started = clock()
         self._fraction = 0.0
@@ -64,8 +76,8 @@ class Meter:
         return Activity(stage, self._fraction, left)
 
     def _share(self, stage: str) -> float:
-        whole = sum(_SHARES.get(name, 0.0) for name in self._stages)
-        return _SHARES.get(stage, 0.0) / whole if stage in self._stages else 0.0
+        whole = sum(self._weights.values())
+        return self._weights.get(stage, 0.0) / whole if whole > 0 else 0.0
 
     def _before(self, stage: str) -> float:
         if stage not in self._stages:

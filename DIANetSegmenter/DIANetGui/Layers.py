@@ -121,8 +121,10 @@ def styleLayerNode(
         colorMap: In place of that of `style`.
     """
     style = style or LayerStyle()
-    node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
+    fresh = display is None
+    if fresh:  # not CreateDefaultDisplayNodes: that looks for a window in the histogram of all voxels
+        display = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
     modifying = display.StartModify()
     display.SetAndObserveColorNodeID(colorNode(environment, colorMap or style.colorMap).GetID())
     display.SetAutoWindowLevel(False)
@@ -134,6 +136,8 @@ def styleLayerNode(
     display.SetApplyThreshold(True)
     display.SetInterpolate(True)
     display.EndModify(modifying)
+    if fresh:
+        node.SetAndObserveDisplayNodeID(display.GetID())
 
 
 def jumpTo(environment: Environment, pointLps: Sequence[float]) -> None:

@@ -59,6 +59,7 @@ class Logic:
         self._environment = environment
         self._models: tuple[ModelInfo, ...] | None = None
         self._layers = LayerSource()
+        self._seconds: dict[str, Mapping[str, float]] = {}  # per stage, of the latest run of each model
         self.runner.onForgotten = self._workerForgot
 
     # --- what there is ---
@@ -186,7 +187,7 @@ class Logic:
             )
             run = Run(
                 request,
-                Meter(self._stages(model, eager)),
+                Meter(self._stages(model, eager), seconds=self._seconds.get(model.name)),
                 lambda payload: self._takeSegmentation(request.id, settings, payload),
                 "result",
                 tuple(files),
@@ -391,6 +392,7 @@ class Logic:
             model=settings.model.path or settings.model.name,
             size=geometry.size,
             spacing=geometry.spacing,
+            origin=geometry.origin,
             direction=tuple(float(value) for value in geometry.direction.ravel()),
             roi=_boxOf(settings),
             samples=settings.samples,
@@ -468,6 +470,7 @@ class Logic:
 
     def _takeSegmentation(self, identifier: str, settings: Settings, payload: protocol.Segmented) -> None:
         from .Results import LayerKey, Result
+        from .Scene import batch
 
         exchange = self.runner.exchange
         eager = len(payload.structures) <= EAGER_STRUCTURES
@@ -475,13 +478,14 @@ class Logic:
         result = None
         try:
             labels = exchange.read(payload.labels)
-            result = Result.create(self.environment, identifier, settings.inputNodes, payload, labels)
-            for entry in payload.maps:
-                key = LayerKey(entry.kind, entry.structure)
-                if eager or entry.kind not in PER_STRUCTURE:
-                    result.addLayer(key, exchange.read(entry.volume))
-                else:
-                    waiting[key.id] = entry.volume
+            with batch(self.environment.scene):  # views and lists follow once, not with every layer
+                result = Result.create(self.environment, identifier, settings.inputNodes, payload, labels)
+                for entry in payload.maps:
+                    key = LayerKey(entry.kind, entry.structure)
+                    if eager or entry.kind not in PER_STRUCTURE:
+                        result.addLayer(key, exchange.read(entry.volume))
+                    else:
+                        waiting[key.id] = entry.volume
         except Exception:
             if result is not None:
                 result.remove()
@@ -494,6 +498,7 @@ class Logic:
             self._layers.drop(exchange, earlier.record.id)
             result.takePlaceOf(earlier)
         self._layers.add(identifier, waiting)
+        self._seconds[settings.model.name if settings.model else ""] = payload.timings
         self.result = result
 
     def _takeExplanation(self, result: Result, payload: protocol.Explained) -> None:

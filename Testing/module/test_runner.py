@@ -343,3 +343,16 @@ class TestTimeLeft:
         meter.at("segment", 5, 10)
 
         assert meter.at("read", 1, 2).fraction == pytest.approx(0.3)
+
+    def test_follows_what_the_stages_took_before(self):
+        now = [0.0]
+        meter = Meter(
+            ("segment", "restore", "write"), lambda: now[0], seconds={"segment": 1.0, "restore": 9.0}
+        )
+        now[0] = 2.0
+
+        after_segment = meter.at("segment", 1, 1)
+
+        assert after_segment.fraction == pytest.approx(0.034 / 0.37)
+        assert meter.at("restore", 1, 1).fraction == pytest.approx(0.34 / 0.37)
+        assert after_segment.secondsLeft == pytest.approx(2.0 * 0.336 / 0.034)
