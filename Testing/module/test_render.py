@@ -264,6 +264,16 @@ def test_the_legend_stands_at_the_right_edge_and_goes_with_the_layer(scene):
     assert not colored(view.pixels())[:, 225:].any()
 
 
+def test_the_legend_comes_to_a_view_that_shows_the_layer_later_than_others(scene):
+    key = LayerKey("total")
+    scene.add(key)
+    red, green = scene.views["Red"], scene.views["Green"]
+    showLayers(scene.environment, scene.result, [key], compositeNodes=[green.composite])
+    assert not colored(red.pixels())[:, 225:].any()
+    showLayers(scene.environment, scene.result, [key])
+    assert colored(red.pixels())[:, 225:].any()
+
+
 # --- 3-D ---
 
 
