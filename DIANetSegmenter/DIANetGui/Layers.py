@@ -39,6 +39,7 @@ _NEXT_MAPS = ("Viridis", "Cividis", "Iron", "Cool1", "Grey")  # of further layer
 # Neither in the colour map nor a usual colour of a structure, so that it is seen on any value.
 _REGION_COLOR = (0.47, 0.9, 1.0)
 _LEGEND_LETTERS = 22  # in a line of a legend's title
+_UNBOUNDED = ("total", "aleatoric", "epistemic", "heteroscedastic")
 _VISIBLE_SHARE = 0.8  # of a view's width and height: a point beyond counts as out of sight
 
 
@@ -131,7 +132,10 @@ def styleLayerNode(
     display.SetWindowLevelMinMax(0.0, key.scale)
     display.SetAutoThreshold(False)
     lowest = key.scale * max(style.threshold, 1e-4)  # a map is 0 where nothing was looked at
-    greatest = max(key.scale, node.GetImageData().GetScalarRange()[1])
+    # Entropies and logit variances may exceed their scale; the others cannot, and looking costs time.
+    greatest = key.scale
+    if key.kind in _UNBOUNDED:
+        greatest = max(greatest, node.GetImageData().GetScalarRange()[1])
     display.SetThreshold(lowest, greatest * (1 + 1e-6))
     display.SetApplyThreshold(True)
     display.SetInterpolate(True)
