@@ -84,7 +84,7 @@ class InputsWidget:
         model, parameters = self.model, self._panel.parameters
         if model is None or parameters is None:
             return
-        from .Nodes import guessModality
+        from .Modalities import guessModality
 
         volumes = self._panel.inputVolumes()
         fresh = {node.GetID() for node in volumes} - self._guessed
@@ -108,6 +108,10 @@ class InputsWidget:
     def forgetGuesses(self) -> None:
         """Offer every volume again: the scene or the model is another."""
         self._guessed.clear()
+
+    def forgetGuess(self, node: Any) -> None:
+        """A node is going: the next one to get its id is another volume."""
+        self._guessed.discard(node.GetID())
 
     def _showModel(self) -> None:
         model = self.model

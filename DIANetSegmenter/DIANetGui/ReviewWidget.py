@@ -36,10 +36,12 @@ class ReviewWidget:
         self._ui = panel.ui
         self._regions: tuple[Region, ...] = ()
         self._options: ReviewOptions | None = None
+        self._rowsWait = self._stopped = False
         ui = self._ui
         header = ui.regionsTable.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(_STRUCTURE, qt.QHeaderView.Stretch)
+        header.connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.regionsTable.connect("itemSelectionChanged()", self._onSelection)
         ui.regionsTable.connect("cellClicked(int,int)", self._onSelection)
         ui.previousButton.connect("clicked()", self._onPrevious)
@@ -68,6 +70,7 @@ class ReviewWidget:
 
     def stop(self) -> None:
         """Ask for nothing more."""
+        self._stopped = True
         self._timer.stop()
         self.setActive(False)
 
@@ -108,8 +111,8 @@ class ReviewWidget:
             table.setCurrentCell(same[0], _RANK)
         else:
             table.setCurrentCell(-1, -1)
-        table.resizeRowsToContents()
         table.blockSignals(blocked)
+        self._onColumnResized()
         if not same and result is not None:
             self._outline(None)
         open_ = sum(region.state == "open" for region in regions)
@@ -121,6 +124,14 @@ class ReviewWidget:
             text = _("{count} places to look at, {open} of them open.").format(count=len(regions), open=open_)
         self._ui.reviewLabel.text = text
         self._ui.previousButton.enabled = self._ui.nextButton.enabled = bool(regions)
+
+    def lookAtWorst(self) -> None:
+        """Lead the views to the worst place of a new result, if some of them show nothing of it."""
+        from .Layers import jumpTo, resultInSight
+
+        result, regions = self._panel.logic.result, self._panel.logic.regions()
+        if result is not None and regions and not resultInSight(self._panel.environment, result):
+            jumpTo(self._panel.environment, regions[0].centre)
 
     def current(self) -> Region | None:
         """The region that is chosen."""
@@ -136,7 +147,7 @@ class ReviewWidget:
         self._ui.regionsTable.setCurrentCell(target, _RANK)
 
     def _fillRow(self, row: int, region: Region, names: dict[str, str]) -> None:
-        structures = self._structuresOf(region, names, " /\n")
+        structures = self._structuresOf(region, names, "\n")
         states = {
             "open": _("open"),
             "accepted": _("accepted"),
@@ -176,6 +187,19 @@ class ReviewWidget:
         if region is not None and self._panel.logic.result is not None:
             jumpTo(self._panel.environment, region.centre)
             self._outline(region)
+
+    @handler
+    def _onColumnResized(self) -> None:
+        # Names break elsewhere now; once all columns have their width.
+        if not self._rowsWait:
+            self._rowsWait = True
+            qt.QTimer.singleShot(0, self._resizeRows)
+
+    @handler
+    def _resizeRows(self) -> None:
+        self._rowsWait = False
+        if not self._stopped:
+            self._ui.regionsTable.resizeRowsToContents()
 
     @handler
     def _onPrevious(self) -> None:

@@ -209,6 +209,7 @@ class Panel:
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeAboutToBeRemoved(self, _caller: Any, _event: str, node: Any) -> None:
         try:
+            self.inputs.forgetGuess(node)
             self.logic.inputRemoved(node)
             result = self.logic.result
             if result is not None and node is result.segmentationNode:
@@ -279,6 +280,7 @@ class Panel:
             if self.parameters.result is not node:
                 self.parameters.result = node
                 self.layers.showFirst()
+                self.review.lookAtWorst()
         self.review.update()
         self.update()
 

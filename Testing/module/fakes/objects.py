@@ -260,6 +260,7 @@ class QPlainTextEdit(QWidget):
 
 
 class QHeaderView(QObject):
+    SIGNALS: ClassVar = ("sectionResized(int,int,int)",)
     ResizeToContents, Stretch = 3, 1
 
     def setSectionResizeMode(self, *arguments: int) -> None:
