@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from DIANetLib.errors import InputError
 from DIANetLib.volume import Geometry, Volume
-from DIANetLib.worker.protocol import BoxLPS, ModalityInfo
+from DIANetLib.worker.protocol import BoxLPS
 
-from .Scene import Environment, hierarchy, uniqueName
+from .Scene import Environment, uniqueName
 from .Translate import tr as _
 
-__all__ = ["boxFromRoi", "geometryFromNode", "guessModality", "nodeFromVolume", "volumeFromNode"]
+__all__ = ["boxFromRoi", "geometryFromNode", "nodeFromVolume", "volumeFromNode"]
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MOST_GROWTH = 8.0  # of the number of voxels when resampled; more says that the transform is broken
@@ -147,101 +146,6 @@ def boxFromRoi(roiNode: Any) -> BoxLPS | None:
         return None
     (x0, y0, z0), (x1, y1, z1) = lo.tolist(), hi.tolist()
     return BoxLPS((x0, y0, z0), (x1, y1, z1))
-
-
-# --- modalities ---
-
-# Words that name a modality; what is looked for first wins, as a FLAIR is often called "T2 FLAIR".
-_WORDS: Mapping[str, frozenset[str]] = {
-    "CT": frozenset({"ct", "cta", "ncct", "cect"}),
-    "FLAIR": frozenset({"flair"}),
-    "T1C": frozenset(
-        {"t1c", "t1ce", "t1gd", "t1post", "t1contrast", "t1wce", "t1cw", "t1km", "cet1", "cet1w", "t1wpost"}
-    ),
-    "T2": frozenset({"t2", "t2w", "t2weighted"}),
-    "T1": frozenset({"t1", "t1w", "t1n", "t1weighted", "mprage", "mp2rage", "spgr", "bravo", "fspgr"}),
-}
-_CONTRAST = frozenset({"ce", "c", "gd", "gad", "gado", "post", "contrast", "km", "postcontrast"})
-_DICOM_MODALITY = "DICOM.Modality"
-
-
-def guessModality(
-    nodes: Sequence[Any], modalities: Sequence[ModalityInfo], active: Any = None
-) -> dict[str, Any]:
-    """Guess which volume is which modality, by whole words of their names and by their DICOM modality.
-
-    Args:
-        nodes: Volume nodes to choose from, the more likely ones first; labelmaps, images of several
-            components and layers of results are left out.
-        modalities: What a model wants.
-        active: The volume that is shown; the first choice of a model with one modality, if its name does not
-            say otherwise.
-
-    Returns:
-        A node by name of modality, never the same twice; modalities without a likely node are missing.
-    """
-    usable = [node for node in nodes if _isImage(node)]
-    known = [(node, _modalityOf(node)) for node in usable]
-    wanted = [(modality, _wantedBy(modality)) for modality in modalities]
-    chosen: dict[str, Any] = {}
-    if len(wanted) == 1:
-        modality, kind = wanted[0]
-        alike = [node for node, found in known if kind is not None and found == kind]
-        silent = [node for node, found in known if found is None]
-        preferred = [node for node in (*alike, *silent) if node is active]
-        if preferred or alike:
-            return {modality.name: (preferred or alike)[0]}
-        if len(silent) == 1 or (kind is None and len(usable) == 1):
-            return {modality.name: (silent or usable)[0]}
-        return {}
-    for modality, kind in wanted:
-        for node, found in known:
-            if kind is not None and found == kind and not any(node is taken for taken in chosen.values()):
-                chosen[modality.name] = node
-                break
-    return chosen
-
-
-def _isImage(node: Any) -> bool:
-    if node is None or node.IsA("vtkMRMLLabelMapVolumeNode") or not node.IsA("vtkMRMLScalarVolumeNode"):
-        return False
-    image = node.GetImageData()
-    if image is not None and image.GetNumberOfScalarComponents() != 1:
-        return False
-    return node.GetAttribute("DIANet.Layer") is None
-
-
-def _modalityOf(node: Any) -> str | None:
-    """The key of `_WORDS` that a node's name, or its DICOM modality, says."""
-    found = _named(node.GetName() or "")
-    if found is not None or node.GetScene() is None:
-        return found
-    tree = hierarchy(node.GetScene())
-    item = tree.GetItemByDataNode(node)
-    text = node.GetAttribute(_DICOM_MODALITY) or (
-        tree.GetItemAttribute(item, _DICOM_MODALITY) if item else ""
-    )
-    return "CT" if (text or "").upper() == "CT" else None
-
-
-def _wantedBy(modality: ModalityInfo) -> str | None:
-    for name in (modality.name, *modality.aliases):
-        found = _named(name)
-        if found is not None:
-            return found
-    return None
-
-
-def _named(text: str) -> str | None:
-    # "T1+C" and "T1-weighted" are written with and without what is between.
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    pairs = {first + second for first, second in itertools.pairwise(words)}
-    for kind, names in _WORDS.items():
-        if names & (set(words) | (pairs if kind == "T1C" else set())):
-            return kind
-        if kind == "T1C" and _CONTRAST & set(words) and _WORDS["T1"] & set(words):
-            return kind
-    return None
 
 
 # --- grids ---

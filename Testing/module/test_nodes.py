@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DIANetGui.Nodes import boxFromRoi, geometryFromNode, guessModality, nodeFromVolume, volumeFromNode
+from DIANetGui.Modalities import guessModality
+from DIANetGui.Nodes import boxFromRoi, geometryFromNode, nodeFromVolume, volumeFromNode
 from scipy import ndimage
 
 from DIANetLib.errors import InputError
