@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_torch_goes_through_the_pytorch_extension(install, pip, monkeypatch):
 
     extension = types.ModuleType("PyTorchUtils")
     extension.PyTorchUtilsLogic = PyTorchUtilsLogic
-    extension.__spec__ = types.SimpleNamespace(name="PyTorchUtils")
+    extension.__spec__ = ModuleSpec("PyTorchUtils", None)
     monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
 
     assert install.install(lacking(install, "torch"))
@@ -137,7 +138,7 @@ def test_newer_slicers_install_through_pip_ensure(install, pip, monkeypatch):
     calls = []
     packaging = types.ModuleType("slicer.packaging")
     packaging.pip_ensure = lambda names, **options: calls.append((names, options))
-    packaging.__spec__ = types.SimpleNamespace(name="slicer.packaging")
+    packaging.__spec__ = ModuleSpec("slicer.packaging", None)
     monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
 
     assert install.install(lacking(install, "monai"))
