@@ -30,6 +30,7 @@ __all__ = [
     "canShowSeveral",
     "jumpTo",
     "outlineRegion",
+    "resultInSight",
     "showLayers",
     "styleLayerNode",
 ]
@@ -158,6 +159,27 @@ def jumpTo(environment: Environment, pointLps: Sequence[float]) -> None:
             sliceNode.JumpSliceByCentering(*ras)
     for crosshair in nodesOf(scene, "vtkMRMLCrosshairNode"):
         crosshair.SetCrosshairRAS(*ras)
+
+
+def resultInSight(environment: Environment, result: Result) -> bool:
+    """Whether every slice view cuts one of the structures that were found (its box, to be quick)."""
+    from scipy import ndimage
+
+    labels = result.labels()
+    boxes = []
+    for found in ndimage.find_objects(labels.array):
+        if found is not None:
+            ends = [(part.start, part.stop - 1) for part in reversed(found)]
+            corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T
+            boxes.append((labels.geometry.index_to_world(corners) * (-1, -1, 1)).T)  # RAS
+    for sliceNode in nodesOf(environment.scene, "vtkMRMLSliceNode"):
+        toRas = sliceNode.GetSliceToRAS()
+        normal = np.array([toRas.GetElement(row, 2) for row in range(3)])
+        origin = np.array([toRas.GetElement(row, 3) for row in range(3)])
+        heights = (normal @ (box - origin[:, None]) for box in boxes)
+        if not any(height.min() <= 0 <= height.max() for height in heights):
+            return False
+    return True
 
 
 def outlineRegion(environment: Environment, result: Result, region: Any) -> Any:

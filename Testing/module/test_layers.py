@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from DIANetGui.ColorNodes import DEFAULT_COLOR_MAP, availableColorMaps, colorNode
 from DIANetGui.LayerKeys import LayerKey
-from DIANetGui.Layers import LayerStyle, canShowSeveral, jumpTo, outlineRegion, showLayers
+from DIANetGui.Layers import LayerStyle, canShowSeveral, jumpTo, outlineRegion, resultInSight, showLayers
 from DIANetGui.Nodes import boxFromRoi, nodeFromVolume
 from DIANetGui.Results import Result
 from DIANetGui.Scene import nodesOf
@@ -255,3 +255,22 @@ def test_a_removed_result_takes_its_outline_along(environment, result):
     outlineRegion(environment, result, BoxLPS((0, 10, 20), (8, 16, 24)))
     result.remove()
     assert nodesOf(environment.scene, "vtkMRMLMarkupsROINode") == []
+
+
+def test_a_result_is_in_sight_when_every_view_cuts_a_structure(environment, result):
+    sagittal = environment.scene.AddNewNodeByClass("vtkMRMLSliceNode", "Yellow")
+    sagittal.SetOrientationToSagittal()
+    left, right = (GRID.index_to_world((n, 6, 5)) for n in (4, 12))  # structures are there from 4 to 11
+
+    jumpTo(environment, left)
+    assert resultInSight(environment, result)
+
+    jumpTo(environment, np.add(right, (3.0, 0.0, 0.0)))
+    assert not resultInSight(environment, result)
+
+
+def test_a_result_without_a_voxel_is_never_in_sight(environment, result):
+    environment.scene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+    result.segmentationNode.GetSegmentation().RemoveAllSegments()
+
+    assert not resultInSight(environment, result)
