@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 
@@ -12,3 +15,12 @@ def environment():
     from Testing.module.bootstrap import make_environment
 
     return make_environment()
+
+
+@pytest.fixture(scope="session")
+def offscreen():
+    """Skips where VTK cannot draw without a screen: it then does not fail, it ends the process."""
+    draw = "import vtk; w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(True); w.Render()"
+    done = subprocess.run([sys.executable, "-c", draw], capture_output=True, timeout=120)
+    if done.returncode != 0:
+        pytest.skip("needs OpenGL without a screen (Debian: sudo apt-get install libegl1 libosmesa6)")

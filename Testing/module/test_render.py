@@ -74,7 +74,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene():
+def scene(offscreen):
     return Scene()
 
 
