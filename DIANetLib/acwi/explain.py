@@ -169,7 +169,14 @@ class _Window:
             score = _Score(model, channel, mask, self.encoded if deep else None)
             start = self.encoded.features if deep else self.x
             camera = GradCAM(nn_module=score, target_layers=f"model.{layer}")
-            raw = camera.compute_map(start.detach().clone().requires_grad_(), class_idx=0)
+            try:
+                raw = camera.compute_map(start.detach().clone().requires_grad_(), class_idx=0)
+            finally:
+                # These lead through autograd's graph back to the hooks that hold them: a circle that Python's
+                # garbage collector cannot see.
+                camera.nn_module.activations.clear()
+                camera.nn_module.gradients.clear()
+                camera.nn_module.score = None
         return raw.detach()[0, 0].float(), score.voxels
 
 

@@ -204,7 +204,8 @@ class Server:
             self.end()
         elif not self._ending:
             with self._changed:
-                known = {job.request.id for job in (*self._queue, self._running) if job is not None}
+                # A job that has been told of may not have ended yet; its id is free all the same.
+                known = {job.request.id for job in (*self._queue, self._running) if job and not job.told}
                 if request.id in known:
                     raise WorkerError(f"The request id {request.id!r} is in use already.")
                 self._queue.append(Job(request, self._send))

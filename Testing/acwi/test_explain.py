@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_hooks_are_gone_after_an_error_too(
     with pytest.raises(RuntimeError, match="out of memory"):
         gradcam(model, image, 1)
     assert str(state(model)) == before
+
+
+def test_nothing_of_a_pass_stays_in_memory(fitted: DIANet, image: Tensor) -> None:
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    gradcam(fitted, image, 1)
+    before = tensors()
+    for _ in range(3):
+        gradcam(fitted, image, 1)
+    assert tensors() == before
 
 
 def test_callers_may_have_switched_gradients_off(fitted: DIANet, image: Tensor) -> None:
