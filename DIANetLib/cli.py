@@ -22,6 +22,9 @@ from DIANetLib.console import (
     timing_line,
 )
 from DIANetLib.errors import InputError
+from DIANetLib.worker.__main__ import DESCRIPTION as WORKER_DESCRIPTION
+from DIANetLib.worker.__main__ import add_arguments as add_worker_arguments
+from DIANetLib.worker.__main__ import serve
 
 if TYPE_CHECKING:
     from DIANetLib.inference.prediction import Box
@@ -107,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path(), help="folder whose disk to check (default: here)"
     )
     doctor.set_defaults(run=_doctor)
+    worker = commands.add_parser(
+        "worker",
+        parents=[common],
+        help="run the process that programs such as 3D Slicer talk to",
+        description=WORKER_DESCRIPTION,
+    )
+    add_worker_arguments(worker)
+    worker.set_defaults(run=_worker)
     return parser
 
 
@@ -310,6 +321,10 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = examine(options.output)
     print(report(checks))
     return int(any(check.problem for check in checks))
+
+
+def _worker(options: argparse.Namespace) -> NoReturn:
+    serve(options.exchange, idle_minutes=options.idle_minutes)
 
 
 if __name__ == "__main__":

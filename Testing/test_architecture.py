@@ -33,6 +33,15 @@ LIGHT_MODULES = [
     "DIANetLib.bundle",
     "DIANetLib.cli",
 ]
+# What a client of the worker needs, before anything is installed.
+STANDARD_LIBRARY_MODULES = [
+    "DIANetLib.catalogue",
+    "DIANetLib.worker.codec",
+    "DIANetLib.worker.connection",
+    "DIANetLib.worker.processes",
+    "DIANetLib.worker.protocol",
+]
+NUMPY_MODULES = ["DIANetLib.worker.client", "DIANetLib.worker.exchange"]
 HEAVY = {"torch", "monai", "nilearn", "matplotlib", "tensorboard"}
 SLICER = {"slicer", "qt", "ctk", "vtk", "mrml"}
 
@@ -60,6 +69,22 @@ def top_level_imports_of(modules: list[str]) -> set[str]:
 @pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_a_light_module_loads_no_deep_learning_library(module):
     assert not top_level_imports_of([module]) & HEAVY
+
+
+def third_party(names: set[str]) -> set[str]:
+    own = {"DIANetLib", "__main__", "sitecustomize"}
+    return {name for name in names if not name.startswith("_") and name not in sys.stdlib_module_names | own}
+
+
+@pytest.mark.parametrize("module", STANDARD_LIBRARY_MODULES)
+def test_a_module_for_clients_needs_nothing_but_python(module):
+    # What the interpreter's start-up has loaded (hooks of editable installations) is not the module's doing.
+    assert third_party(top_level_imports_of([module]) - top_level_imports_of([])) == set()
+
+
+@pytest.mark.parametrize("module", NUMPY_MODULES)
+def test_a_module_for_clients_needs_nothing_but_python_and_numpy(module):
+    assert third_party(top_level_imports_of([module]) - top_level_imports_of([])) <= {"numpy"}
 
 
 @pytest.fixture(scope="module")

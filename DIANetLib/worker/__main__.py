@@ -21,7 +21,12 @@ from typing import NoReturn
 
 from DIANetLib.errors import DIANetError
 
-__all__ = ["add_arguments", "main", "serve"]
+__all__ = ["DESCRIPTION", "add_arguments", "main", "serve"]
+
+DESCRIPTION = (
+    "Keep models warm for a program such as 3D Slicer, which starts this and speaks JSON lines with it over"
+    " standard input and output (docs/worker.md). Not meant to be typed by people."
+)
 
 #: A process that is being killed closes its pipes a little before it is gone.
 _DYING_S = 1.0
@@ -33,12 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     add_arguments(parser)
     options = parser.parse_args(arguments)
     serve(options.exchange, idle_minutes=options.idle_minutes)
-
-
-DESCRIPTION = (
-    "Keep models warm for a program such as 3D Slicer, which starts this and speaks JSON lines with it over"
-    " standard input and output (docs/worker.md). Not meant to be typed by people."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

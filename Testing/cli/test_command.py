@@ -80,6 +80,20 @@ def test_the_module_runs_as_the_command() -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_the_worker_prints_nothing_but_the_protocol(tmp_path: Path) -> None:
+    done = command("worker", "--exchange", str(tmp_path))  # standard input is empty
+    assert done.returncode == 0, done.stderr
+    line, rest = done.stdout.split("\n")  # splitlines() would cut at the separator too
+    assert rest == ""
+    assert line.startswith('\x1e{"type":"hello"')
+    assert done.stderr == ""
+    done = command("worker", "--exchange", str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dianet: error: The exchange folder")
+    done = command("worker", "--help")
+    assert "Not meant to be typed by people" in " ".join(done.stdout.split())
+
+
 def test_models_are_listed_with_what_they_find(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
