@@ -259,6 +259,8 @@ class LocalWorker:
                 self._log(line)
 
     def _deliver(self, event: Event) -> None:
+        if self._told_end:
+            return
         if isinstance(event, Hello):
             try:
                 check_hello(event)
@@ -280,7 +282,7 @@ class LocalWorker:
         if kind == "err":
             self._log(self._log_rest)
             self._log_rest = b""
-        if self._open_streams or self._process is None:
+        if self._open_streams or self._process is None or self._told_end:
             return
         self._told_end = True
         try:
