@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import qt
+import slicer
 
 from DIANetLib.worker.protocol import ModelInfo
 
@@ -14,7 +15,10 @@ from .Parameters import INPUTS
 from .Translate import tr as _
 from .Wording import modelText
 
-__all__ = ["InputsWidget"]
+__all__ = ["MODEL_SETTING", "InputsWidget"]
+
+#: The model of the latest run, which a new scene begins with.
+MODEL_SETTING = "DIANet/Model"
 
 
 class InputsWidget:
@@ -63,8 +67,10 @@ class InputsWidget:
             return
         models = self._panel.logic.models()
         if self.model is None and models:
-            usable = [m for m in models if m.problem is None] or list(models)
-            parameters.model = usable[0].name  # comes back here by the parameter node's event
+            usable = [m.name for m in models if m.problem is None] or [m.name for m in models]
+            latest = slicer.util.settingsValue(MODEL_SETTING, "", str)
+            # This comes back here by the parameter node's event.
+            parameters.model = latest if latest in usable else usable[0]
             return
         selector = self._ui.modelSelector
         index = selector.findData(parameters.model)

@@ -8,6 +8,7 @@ The scales are fixed, equal for all cases, so that two can be compared by eye. T
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -30,6 +31,9 @@ SCALES: Mapping[str, float] = {
     "gradcam": 1.0,  # relative to the map's own maximum
     "attention": 1.0,
 }
+
+
+_UNSAFE = re.compile(r"""[&<>"'%;:*?|/\\]""")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,6 @@ def layerTitle(key: LayerKey, structures: Sequence[StructureInfo] = ()) -> str:
     if key.structure is None:
         return title
     names = {structure.key: structure.name for structure in structures}
-    # No colon: the title becomes the name of a file.
-    return str(
-        _("{layer} of {structure}").format(layer=title, structure=names.get(key.structure, key.structure))
-    )
+    # The title becomes the name of a file, and Slicer's scene bundles escape none of what XML needs escaped.
+    structure = _UNSAFE.sub(" ", names.get(key.structure, key.structure))
+    return str(_("{layer} of {structure}").format(layer=title, structure=" ".join(structure.split())))

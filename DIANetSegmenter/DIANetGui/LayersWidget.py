@@ -6,10 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import qt
+import slicer
 
 from DIANetLib.errors import DIANetError, InputError
 
 from .Handlers import handler
+from .LayerSource import EAGER_STRUCTURES
 from .Translate import tr as _
 
 if TYPE_CHECKING:
@@ -87,11 +89,20 @@ class LayersWidget:
             parameters.layer2 = ""
 
     def showFirst(self) -> None:
-        """Show the total uncertainty of a result that was just made, unless a layer is shown already."""
-        parameters = self._panel.parameters
+        """Show the total uncertainty of a result that was just made, unless a layer is shown already.
+
+        Surfaces are shown as well where they are few; those of a whole brain take seconds to make.
+        """
+        parameters, result = self._panel.parameters, self._panel.logic.result
+        if parameters is None or result is None:
+            return
         offered = any(key.id == "total" for key in self._panel.logic.layerKeys())
-        if parameters is not None and not parameters.layer and offered:
+        if not parameters.layer and offered:
             parameters.layer = "total"
+        if not parameters.surfaces and len(result.record.structures) <= EAGER_STRUCTURES:
+            parameters.surfaces = True
+            if slicer.app.layoutManager() is not None:
+                slicer.util.resetThreeDViews()
 
     def onLayers(self) -> None:
         """The worker has given a layer, or has forgotten what it could give."""

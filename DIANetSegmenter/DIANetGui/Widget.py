@@ -13,7 +13,7 @@ import slicer
 import vtk
 
 from .Handlers import handler, showError
-from .InputsWidget import InputsWidget
+from .InputsWidget import MODEL_SETTING, InputsWidget
 from .LayersWidget import LayersWidget
 from .Logic import Logic, State
 from .Parameters import INPUTS, Parameters, parameterNode
@@ -374,6 +374,7 @@ class Panel:
         if self.logic.state is State.IDLE:  # the second of two quick clicks does nothing
             self._timer.stop()
             self.logic.segment(self.settings())
+            qt.QSettings().setValue(MODEL_SETTING, self.parameters.model)
 
     @handler
     def _onCancel(self) -> None:

@@ -266,6 +266,22 @@ class TestInputs:
 
         assert panel.inputs.inputs() == {"T1": t1, "FLAIR": flair}
 
+    def test_a_new_scene_begins_with_the_model_of_the_latest_run(self, panel, head, slicerApp):
+        first = panel.parameters.model
+        slicerApp.settings["DIANet/Model"] = "lesions"
+        panel.parameters.model = ""
+        assert panel.parameters.model == "lesions"
+
+        panel.ui.modelSelector.choose(first)
+        panel.ui.segmentButton.click()
+        assert slicerApp.settings["DIANet/Model"] == first
+
+    def test_a_volume_in_place_of_a_removed_one_is_guessed_anew(self, panel, environment, slicerApp):
+        environment.scene.RemoveNode(addVolume(environment, slicerApp, "first T1"))
+        second = addVolume(environment, slicerApp, "second T1")
+
+        assert panel.parameters.input1 is second
+
     def test_an_input_that_was_emptied_stays_empty(self, panel, head):
         panel.ui.input1Selector.setCurrentNode(None)
         panel.exit()
@@ -416,14 +432,11 @@ class TestLayers:
 
         assert "Hold Shift" in slicerApp.errors[0]
 
-    def test_surfaces_are_made_only_when_asked_for(self, panel, segmented):
+    def test_few_surfaces_are_shown_at_once_and_can_be_hidden(self, panel, segmented):
         segmentation = segmented.segmentationNode.GetSegmentation()
-        surface = slicer_surface_name()
-        assert not segmentation.ContainsRepresentation(surface)
-
-        panel.ui.surfacesCheckBox.setChecked(True)
-        assert segmentation.ContainsRepresentation(surface)
+        assert segmentation.ContainsRepresentation(slicer_surface_name())
         assert segmented.segmentationNode.GetDisplayNode().GetVisibility3D()
+
         panel.ui.surfacesCheckBox.setChecked(False)
         assert not segmented.segmentationNode.GetDisplayNode().GetVisibility3D()
 

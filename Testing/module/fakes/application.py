@@ -104,6 +104,7 @@ class Application:
             slicerHome=str(self.home),
             testingEnabled=lambda: self.testing,
             processEvents=self.processEvents,
+            layoutManager=lambda: types.SimpleNamespace(resetThreeDViews=lambda: None),
             clipboard=lambda: types.SimpleNamespace(setText=lambda t: setattr(self, "clipboardText", t)),
         )
 
@@ -153,6 +154,7 @@ class Application:
         module.errorDisplay, module.infoDisplay = errorDisplay, infoDisplay
         module.confirmOkCancelDisplay = module.confirmYesNoDisplay = ask
         module.showStatusMessage = lambda text, milliseconds: self.messages.append(text)
+        module.resetThreeDViews = lambda: None
         module.settingsValue = lambda key, default, converter=str: self.settings.get(key, default)
         module.startupEnvironment = dict
         module.pip_install = lambda arguments: self.installed.append(list(arguments))
