@@ -21,6 +21,7 @@ __all__ = ["Connection", "check_hello", "error_of", "lost_sentence", "worker_com
 
 _SEPARATOR = RECORD_SEPARATOR.encode()
 _LONGEST_NOISE = 1 << 16
+_LONGEST_LAST_WORDS = 300
 
 # The package is loaded from its own folder, neither through a path that another DIANet may come first on, nor
 # by putting a folder before the standard library. `-c` puts the current folder there, which is taken out.
@@ -147,6 +148,8 @@ def lost_sentence(code: int | None, lines: Sequence[str] = (), *, signalled: int
     else:
         how = f"ended with exit code {code}"
     said = " ".join(line.strip() for line in lines[-3:] if line.strip())
+    if len(said) > _LONGEST_LAST_WORDS:  # a crash dump names every extension module in one line
+        said = f"{said[:_LONGEST_LAST_WORDS]} …"
     return f"The worker process {how}.{f' Its last words: {said}' if said else ''}"
 
 

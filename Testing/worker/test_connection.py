@@ -82,6 +82,7 @@ def test_how_a_worker_ended_is_said():
     assert lost_sentence(3) == "The worker process ended with exit code 3."
     assert lost_sentence(None) == "The worker process crashed."
     assert lost_sentence(1, ["a", " ", "b "]).endswith("exit code 1. Its last words: a b")
+    assert len(lost_sentence(1, ["module " * 500])) < 400
     assert "SIGSEGV" in lost_sentence(-signal.SIGSEGV)
     assert "signal 200" in lost_sentence(None, signalled=200)
     if hasattr(signal, "SIGKILL"):
