@@ -8,22 +8,17 @@ from typing import Any
 from DIANetLib.errors import DIANetError, WorkerError
 from DIANetLib.structures import Code, Structure
 from DIANetLib.worker import protocol
+from DIANetLib.worker.connection import error_of
 
 from .Translate import tr as _
 
 
 def errorOf(failed: protocol.Failed) -> DIANetError:
     """The error that a worker's message stands for."""
-    if failed.kind == "internal":
-        return WorkerError(
-            failed.message,
-            remedy=failed.remedy
-            or _("Open Set-up and log, click Copy report, and report this with what it says."),
-        )
-    for cls in DIANetError.__subclasses__():
-        if cls.kind == failed.kind:
-            return cls(failed.message, remedy=failed.remedy)
-    return WorkerError(failed.message, remedy=failed.remedy)
+    if failed.kind == "internal" and failed.remedy is None:
+        remedy = _("Open Set-up and log, click Copy report, and report this with what it says.")
+        return WorkerError(failed.message, remedy=remedy)
+    return error_of(failed)
 
 
 def structureOf(info: protocol.StructureInfo) -> Structure:

@@ -21,6 +21,7 @@ from typing import Any
 
 from DIANetLib.errors import DIANetError, InputError, WorkerError
 from DIANetLib.worker import protocol
+from DIANetLib.worker.connection import check_hello
 from DIANetLib.worker.protocol import SharedVolume
 
 from .Activity import Activity, Meter
@@ -295,10 +296,13 @@ class Runner:
 
     def _onHello(self, hello: protocol.Hello) -> None:
         self.note(f"DIANet {hello.version}, worker {hello.pid}, Python {hello.python}")
-        if hello.protocol != protocol.PROTOCOL_VERSION:
+        try:
+            check_hello(hello)
+        except WorkerError as error:
             self.client.kill()
-            version = hello.version
-            self._onLost(_("The worker is of another version of DIANet ({version}).").format(version=version))
+            self._forget()
+            if self.run is not None:
+                self._finish("failed", error)
             return
         self.greeted = True
         if self.state is State.STARTING and self.run is not None:

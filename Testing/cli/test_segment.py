@@ -338,6 +338,8 @@ def test_a_signal_ends_the_command_without_output(
         text=True,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell that starts the tests in the background lets them, and so the command, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     try:
         assert process.stderr is not None

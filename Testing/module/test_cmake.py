@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,18 @@ STUB = Path(__file__).resolve().parent / "stub_slicer"
 INSTALLED = Path("lib/Slicer-5.10/qt-scripted-modules")
 
 
+# Nothing is compiled, so a compiler need not be there.
+NO_COMPILER = [
+    option
+    for language in ("C", "CXX")
+    for option in (
+        f"-DCMAKE_{language}_COMPILER={sys.executable}",
+        f"-DCMAKE_{language}_COMPILER_FORCED=ON",
+        f"-DCMAKE_{language}_COMPILER_ID_RUN=1",
+    )
+]
+
+
 def tracked(*patterns: str) -> list[str]:
     output = subprocess.run(
         ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, check=True, capture_output=True, text=True
@@ -28,10 +41,16 @@ def tracked(*patterns: str) -> list[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Configures, installs and lists the tests; gives the folder and what CMake and CTest said."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # pip installs CMake there
+        return install(tmp_path_factory)
+
+
+def install(tmp_path_factory):
     if shutil.which("cmake") is None or shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs CMake and a git clone")
     build, target = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("installed")
-    command = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DSlicer_DIR={STUB}"]
+    command = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DSlicer_DIR={STUB}", *NO_COMPILER]
     configured = subprocess.run(
         [*command, f"-DCMAKE_INSTALL_PREFIX={target}"], capture_output=True, text=True, timeout=120
     )

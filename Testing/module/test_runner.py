@@ -247,7 +247,8 @@ class TestALostWorker:
         client.say(protocol.Hello(99, "9.9", 1, "3.12"))
 
         assert client.ended == ["kill"]
-        assert "another version" in str(runner.lastError)
+        assert "Install the same version of DIANet in both places" in str(runner.lastError)
+        assert runner.state is State.IDLE
 
 
 class TestQuestionsBesideTheRun:
