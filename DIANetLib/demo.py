@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: segment a real head MRI, and say where to look.
 
-The head is the MNI152 T1 template at 1 mm, skull and all (Fonov et al., NeuroImage 54(1), 2011), which the
-nilearn package carries; nilearn itself is not imported.
+The head is the MNI152 T1 template at 1 mm, cut free of the skull (Fonov et al., NeuroImage 54(1), 2011),
+which the nilearn package carries; nilearn itself is not imported.
 """
 
 from __future__ import annotations
