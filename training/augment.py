@@ -73,6 +73,14 @@ def augmentation(config: AugmentConfig, spatial_dims: int = 3) -> Compose:
     return Compose(steps)
 
 
+def available(modalities: int, dropout: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Which modalities (M,) a patch keeps where each goes with probability `dropout`, but never the last."""
+    kept: npt.NDArray[np.bool_] = rng.random(modalities) >= dropout
+    if not kept.any():
+        kept[rng.integers(modalities)] = True
+    return kept
+
+
 def blank_surroundings(case: PreparedCase) -> npt.NDArray[np.float32]:
     """The image (M, *S) as if all but the hull of the structures had been removed, normalised anew.
 
@@ -115,7 +123,7 @@ class PatchStream(Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """The patch as "image" (M, *S) float32 and "labels" (*S) int64."""
+        """The patch as "image" (M, *S) float32, "labels" (*S) int64 and "available" (M,) bool."""
         number = self.first + index
         epoch, place = divmod(number, len(self.cases))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))
@@ -130,6 +138,7 @@ class PatchStream(Dataset[dict[str, Tensor]]):
         return {
             "image": torch.as_tensor(out["image"]).as_subclass(Tensor).float(),
             "labels": torch.as_tensor(out["labels"]).as_subclass(Tensor)[0].round().long(),
+            "available": torch.from_numpy(available(image.shape[0], self.config.modality_dropout, rng)),
         }
 
     def _blanked(self, place: int) -> npt.NDArray[np.float32]:

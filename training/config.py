@@ -84,6 +84,12 @@ class AugmentConfig(_Section):
         le=1.0,
         description="share of patches blanked outside of the structures",
     )
+    modality_dropout: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="how often a modality of a patch is missing; one is always left",
+    )
     foreground_crops: float = Field(default=0.5, description="share of patches centred on a structure voxel")
 
 

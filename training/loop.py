@@ -141,13 +141,13 @@ def fit(
     bar = tqdm(total=settings.steps, initial=step, desc="fit", unit="step", disable=not context.leads)
     dice_text = f"{best:.4f}" if best >= 0 else "-"
     with closing(bar):
-        for images, labels in _batches(config, train, context, step, workers):
+        for images, labels, available in _batches(config, train, context, step, workers):
             rate = learning_rate(settings, step)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             model.train()
             with torch.autocast(context.device.type, precision, enabled=precision is not None):
-                prediction = runner(images)
+                prediction = runner(images, available=available)
             loss = objective(prediction, labels)
             optimiser.zero_grad(set_to_none=True)
             scaler.scale(loss.total).backward()
@@ -202,8 +202,12 @@ def validate(
 
 def _batches(
     config: TrainingConfig, train: Sequence[PreparedCase], context: Context, step: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's batches from step `step` to the last; patches are dealt round-robin to processes."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """This process's batches from step `step` to the last; patches are dealt round-robin to processes.
+
+    Images, labels, and which modalities are available: None where none is ever dropped.
+    """
+    drops = config.augment.modality_dropout > 0
     size = config.optimiser.batch
     per_step = size * context.world
     total = (config.optimiser.steps - step) * per_step
@@ -223,7 +227,8 @@ def _batches(
         images = batch["image"].to(context.device, non_blocking=True)
         if images.ndim == 5:
             images = images.contiguous(memory_format=torch.channels_last_3d)
-        yield images, batch["labels"].to(context.device, non_blocking=True)
+        labels = batch["labels"].to(context.device, non_blocking=True)
+        yield images, labels, batch["available"].to(context.device, non_blocking=True) if drops else None
 
 
 def _leave_signals_to_parent(_: int) -> None:

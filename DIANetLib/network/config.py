@@ -26,6 +26,39 @@ class LatentConfig(BaseModel):
     )
 
 
+class FusionConfig(BaseModel):
+    """Modality stems and their fusion, equation (5)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(default=8, ge=1, description="feature channels of each modality's stem")
+
+
+class CodeBookConfig(BaseModel):
+    """Soft matching of h to learned prototypes; paper, section 3.3."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    codes: int = Field(default=64, ge=2, description="K, prototypes")
+    temperature: float = Field(
+        default=0.25, gt=0.0, description="of the assignment, in mean squared difference per channel"
+    )
+    decay: float = Field(default=0.99, ge=0.0, lt=1.0, description="of the moving average of each code's use")
+    revive_below: float = Field(
+        default=0.05, ge=0.0, lt=1.0, description="share of uniform use below which a code is moved; 0: never"
+    )
+
+
+class DiffuserConfig(BaseModel):
+    """Self-attention over the tokens of h; paper, section 3.3."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: int = Field(default=1, ge=1)
+    heads: int = Field(default=4, ge=1, description="attention heads; they divide the latent's channels")
+    temporal: bool = Field(default=False, description="whether sequences of time points are aligned")
+
+
 class NetworkConfig(BaseModel):
     """Every choice that shapes the network; paper, Figure 1.
 
@@ -41,9 +74,11 @@ class NetworkConfig(BaseModel):
         decoder_dropout: Monte-Carlo dropout rate after each decoder scale but the finest.
         heteroscedastic: predict a per-voxel logit log-variance beside the logit mean (32).
         deep_supervision: number of coarser decoder scales with a training-time head.
-        modality_fusion, pyramid, attention, codebook, diffuser: places of the blocks of equations
-            (5), (7, 8), (9) and of the CodeBook and diffuser modules. This version has none of them,
-            so only None is accepted.
+        modality_fusion: stems of the modalities and their fusion (5), or None.
+        pyramid, attention: places of the blocks of equations (7, 8) and (9). This version has none of
+            them, so only None is accepted.
+        codebook: matching of h to prototypes, or None; needs the latent.
+        diffuser: self-attention over the positions of h, or None; needs the latent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,14 +94,26 @@ class NetworkConfig(BaseModel):
     decoder_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     heteroscedastic: bool = True
     deep_supervision: int = Field(default=2, ge=0)
-    modality_fusion: None = None
+    modality_fusion: FusionConfig | None = None
     pyramid: None = None
     attention: None = None
-    codebook: None = None
-    diffuser: None = None
+    codebook: CodeBookConfig | None = None
+    diffuser: DiffuserConfig | None = None
 
     @model_validator(mode="after")
     def _scales_agree(self) -> NetworkConfig:
+        if self.modality_fusion is not None and self.modalities < 2:
+            raise ValueError(
+                f"modality_fusion: expected at least 2 modalities to fuse, got {self.modalities}"
+            )
+        for name, block in (("codebook", self.codebook), ("diffuser", self.diffuser)):
+            if block is not None and self.latent is None:
+                raise ValueError(f"{name}: expected a latent for it to act on, got latent None")
+        if self.diffuser and self.latent and self.latent.channels % self.diffuser.heads:
+            raise ValueError(
+                f"diffuser.heads: expected a divisor of the latent's {self.latent.channels} channels, "
+                f"got {self.diffuser.heads}"
+            )
         scales = len(self.widths)
         if scales < 2:
             raise ValueError(f"widths: expected at least 2 scales, got {scales}")

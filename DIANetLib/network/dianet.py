@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from DIANetLib.errors import InputError
+from DIANetLib.network.codebook import CodeBook
 from DIANetLib.network.config import NetworkConfig
+from DIANetLib.network.diffuser import Diffuser
 from DIANetLib.network.encoder import Encoder
+from DIANetLib.network.fusion import ModalityFusion, blank_missing
 from DIANetLib.network.heads import SegmentationHead, SegmentationOutput
 from DIANetLib.network.latent import GaussianDistribution, GaussianLatent
 from DIANetLib.network.noise import RandomSource
@@ -47,8 +50,21 @@ class DIANet(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
+        self.fusion = (
+            ModalityFusion(config.spatial_dims, config.modalities, config.widths[0], config.modality_fusion)
+            if config.modality_fusion
+            else None
+        )
         features = self.encoder.out_channels[-1]
         self.latent = GaussianLatent(config.spatial_dims, features, config.latent) if config.latent else None
+        self.diffuser = (
+            Diffuser(config.spatial_dims, config.latent.channels, config.diffuser)
+            if config.latent and config.diffuser
+            else None
+        )
+        self.codebook = (
+            CodeBook(config.latent.channels, config.codebook) if config.latent and config.codebook else None
+        )
         # What the decoder reads passes through this module, so that explanation methods can hook it.
         self.bottleneck = nn.Identity()
         self.segmentation = SegmentationHead(config)
@@ -59,25 +75,37 @@ class DIANet(nn.Module):
         return (self.config.divisor,) * self.config.spatial_dims
 
     def forward(
-        self, x: Tensor, *, generators: Sequence[torch.Generator] | None = None
+        self,
+        x: Tensor,
+        *,
+        available: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> SegmentationOutput:
         """Segment (B, M, *S).
 
         Args:
             x: preprocessed image, every size of S divisible by `divisor`.
+            available: (B, M) bool, which modalities are there; None for all of them.
             generators: None for the mean pass (in training mode: a random pass); or B * R generators for R
                 samples of each case, see `decode`.
         """
-        return self.decode(self.encode(x), generators)
+        return self.decode(self.encode(x, available), generators)
 
-    def encode(self, x: Tensor) -> Encoded:
+    def encode(self, x: Tensor, available: Tensor | None = None) -> Encoded:
         """Run the deterministic part once.
 
+        Args:
+            x: as for `forward`.
+            available: as for `forward`; what the channel of a missing modality holds has no influence.
+
         Raises:
-            InputError: if `x` has not the shape that the network reads.
+            InputError: if `x` has not the shape that the network reads, or `available` does not fit it.
         """
         self._check(x)
-        features = self.encoder(x)  # (5, 6); modality stems and fusion (5) come before the encoder
+        if available is not None:
+            x = blank_missing(x, available)
+        joint = self.fusion(x, available) if self.fusion is not None else None  # (5)
+        features = self.encoder(x, joint)  # (6)
         # (7, 8) pyramid fusion and (9) attention refine the list of features here
         latent = self.latent(features[-1]) if self.latent is not None else None  # (10)
         return Encoded(features[-1], latent, self.segmentation.prepare(features))
@@ -108,7 +136,10 @@ class DIANet(nn.Module):
         bottleneck = encoded.features if repeats == 1 else encoded.features.repeat_interleave(repeats, 0)
         if encoded.latent is not None and self.latent is not None:
             h = encoded.latent.repeat_rows(repeats).sample(source)  # (31)
-            # CodeBook matching and the diffuser refine h here
+            if self.diffuser is not None:
+                h = self.diffuser(h)
+            if self.codebook is not None:
+                h = self.codebook(h, source)
             # Without this a decoder that can read the features never needs h, and h carries nothing.
             bottleneck = source.path_dropout(bottleneck, self.latent.path_dropout)
             bottleneck = bottleneck + self.latent.project(h.to(bottleneck.dtype))

@@ -27,10 +27,17 @@ class Encoder(nn.Module):
             inputs = width
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Map (B, M, *S) to L feature maps (B, widths[l], *S_l)."""
-        features = []
+    def forward(self, x: Tensor, joint: Tensor | None = None) -> list[Tensor]:
+        """Map (B, M, *S) to L feature maps (B, widths[l], *S_l).
+
+        Args:
+            x: image.
+            joint: what modalities show together (5), (B, widths[0], *S), added to the first scale.
+        """
+        features: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
+            if joint is not None and not features:
+                x = x + joint
             features.append(x)
         return features

@@ -38,6 +38,17 @@ class RandomSource:
         rows = [torch.randn(shape, generator=generator) for generator in self.generators]
         return torch.stack(rows).to(device=like.device, dtype=like.dtype)
 
+    def choose(self, x: Tensor, count: int) -> Tensor:
+        """Draw `count` rows of `x` (P, C), each as often as any other to within one: (count, C).
+
+        The choice is one for the whole batch: with generators the first one makes it.
+        """
+        if self.generators is None:
+            order = torch.randperm(x.shape[0], device=x.device)
+        else:
+            order = torch.randperm(x.shape[0], generator=self.generators[0]).to(x.device)
+        return x[order[torch.arange(count, device=x.device) % x.shape[0]]]
+
     def path_dropout(self, x: Tensor, rate: float) -> Tensor:
         """Blank whole rows of `x` (N, C, ...) with probability `rate`, leaving the others as they are."""
         if not self.stochastic or rate == 0.0:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from Testing.training.tiny import config
-from training.augment import PatchStream, blank_surroundings
+from training.augment import PatchStream, available, blank_surroundings
 from training.config import AugmentConfig
 from training.datasets import PreparedCase
 
@@ -103,3 +103,20 @@ def test_blanking_keeps_the_structures_hull_and_makes_all_else_equal() -> None:
     assert not hull[:6].any()
     assert abs(float(blanked.mean())) < 1e-4
     assert abs(float(blanked.std()) - 1) < 1e-3
+
+
+def test_modalities_go_missing_as_often_as_asked_but_one_is_always_left():
+    rng = np.random.default_rng(0)
+    kept = np.array([available(3, 0.4, rng) for _ in range(4000)])
+
+    assert kept.any(1).all()
+    # Of all draws 0.4^3 would leave none; one of the three is put back in each of those.
+    assert kept.mean() == pytest.approx(0.6 + 0.4**3 / 3, abs=0.02)
+    assert available(3, 0.0, rng).all()
+
+
+def test_dropping_modalities_changes_nothing_else_of_a_patch(cases: list[PreparedCase]):
+    plain, dropping = stream(cases)[3], stream(cases, modality_dropout=0.9)[3]
+
+    assert plain["available"].all()
+    torch.testing.assert_close(plain["image"], dropping["image"], rtol=0, atol=0)

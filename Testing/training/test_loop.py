@@ -5,8 +5,10 @@ import csv
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -114,6 +116,31 @@ def test_a_few_steps_learn_the_balls(cases: list[PreparedCase], tmp_path: Path):
     assert log_of(tmp_path, "validation_dice")[50] > 0.6
     assert sorted(file.name for file in tmp_path.glob("*.pt")) == ["best.pt", "checkpoint.pt"]
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_fit_with_modality_dropout_segments_from_either_modality(cases: list[PreparedCase], tmp_path: Path):
+    settings = config(
+        data__modalities=[{"name": "T1"}, {"name": "T2"}],
+        network__modalities=2,
+        network__modality_fusion={"channels": 4},
+        augment__modality_dropout=0.4,
+        optimiser__steps=60,
+        validate_every=60,
+    )
+    both = [replace(case, image=np.concatenate([case.image, -case.image])) for case in cases]
+    run(settings, both, tmp_path)
+    network = DIANet(settings.network).eval()
+    network.load_state_dict(load_checkpoint(tmp_path / "best.pt").ema)
+    image = torch.zeros(2, 2, 12, 16, 16)
+    image[..., :14] = torch.from_numpy(both[7].image)
+    labels = torch.from_numpy(both[7].labels.astype(np.int64))
+    with torch.no_grad():
+        found = network(image, available=torch.tensor([[True, False], [False, True]])).mean.argmax(1)
+
+    assert log_of(tmp_path, "validation_dice")[60] > 0.5
+    for one in found[..., :14]:
+        right = (one == labels)[labels > 0].float().mean()
+        assert right > 0.5
 
 
 def _first_batch(settings: TrainingConfig, cases: list[PreparedCase]):
