@@ -114,3 +114,20 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         return self.activation(self.norm(self.conv(self.first(x))) + x)
+
+
+class GatedResidual(nn.Module):
+    """x + gain * y with one learned gain per channel: two of (N, channels, *S) -> same shape.
+
+    The gain starts at zero, so that at step 0 a network equals the one without the branch that made y
+    (LayerScale: Touvron et al., ICCV 2021).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the branch, in the type of x."""
+        gain = self.gain.view(1, -1, *([1] * (x.ndim - 2)))
+        return x + gain.to(x.dtype) * y.to(x.dtype)

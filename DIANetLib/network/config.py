@@ -59,6 +59,32 @@ class DiffuserConfig(BaseModel):
     temporal: bool = Field(default=False, description="whether sequences of time points are aligned")
 
 
+class PyramidConfig(BaseModel):
+    """Feature pyramid fusion with learned scale weights, equations (7, 8)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(default=16, ge=1, description="P, the common width of all scales")
+
+
+class AttentionConfig(BaseModel):
+    """Attention per scale, equation (9), with a local and a global path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(default=32, ge=1, description="width of the tokens of the global path")
+    heads: int = Field(default=4, ge=1, description="attention heads of the global path")
+    grid: int = Field(default=4, ge=2, le=8, description="tokens along each axis, at most")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> AttentionConfig:
+        if self.channels % self.heads:
+            raise ValueError(
+                f"expected channels divisible by heads, got {self.channels} channels and {self.heads} heads"
+            )
+        return self
+
+
 class NetworkConfig(BaseModel):
     """Every choice that shapes the network; paper, Figure 1.
 
@@ -75,8 +101,8 @@ class NetworkConfig(BaseModel):
         heteroscedastic: predict a per-voxel logit log-variance beside the logit mean (32).
         deep_supervision: number of coarser decoder scales with a training-time head.
         modality_fusion: stems of the modalities and their fusion (5), or None.
-        pyramid, attention: places of the blocks of equations (7, 8) and (9). This version has none of
-            them, so only None is accepted.
+        pyramid: fusion of the scales with learned weights (7, 8), or None.
+        attention: attention per scale (9), channel weights, local and global path, or None.
         codebook: matching of h to prototypes, or None; needs the latent.
         diffuser: self-attention over the positions of h, or None; needs the latent.
     """
@@ -95,8 +121,8 @@ class NetworkConfig(BaseModel):
     heteroscedastic: bool = True
     deep_supervision: int = Field(default=2, ge=0)
     modality_fusion: FusionConfig | None = None
-    pyramid: None = None
-    attention: None = None
+    pyramid: PyramidConfig | None = None
+    attention: AttentionConfig | None = None
     codebook: CodeBookConfig | None = None
     diffuser: DiffuserConfig | None = None
 

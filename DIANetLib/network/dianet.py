@@ -7,13 +7,14 @@ rest and runs once per sample. `forward` is one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from DIANetLib.errors import InputError
+from DIANetLib.network.attention import MultiScaleAttention
 from DIANetLib.network.codebook import CodeBook
 from DIANetLib.network.config import NetworkConfig
 from DIANetLib.network.diffuser import Diffuser
@@ -22,6 +23,7 @@ from DIANetLib.network.fusion import ModalityFusion, blank_missing
 from DIANetLib.network.heads import SegmentationHead, SegmentationOutput
 from DIANetLib.network.latent import GaussianDistribution, GaussianLatent
 from DIANetLib.network.noise import RandomSource
+from DIANetLib.network.pyramid import FeaturePyramid
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ class DIANet(nn.Module):
         # What the decoder reads passes through this module, so that explanation methods can hook it.
         self.bottleneck = nn.Identity()
         self.segmentation = SegmentationHead(config)
+        # Built last, so that from one seed the rest starts the same with and without them.
+        self.pyramid = (
+            FeaturePyramid(config.spatial_dims, config.widths, config.strides, config.pyramid)
+            if config.pyramid
+            else None
+        )
+        self.attention = (
+            MultiScaleAttention(config.spatial_dims, config.widths, config.attention)
+            if config.attention
+            else None
+        )
 
     @property
     def divisor(self) -> tuple[int, ...]:
@@ -80,6 +93,7 @@ class DIANet(nn.Module):
         *,
         available: Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
+        times: Tensor | None = None,
     ) -> SegmentationOutput:
         """Segment (B, M, *S).
 
@@ -88,8 +102,9 @@ class DIANet(nn.Module):
             available: (B, M) bool, which modalities are there; None for all of them.
             generators: None for the mean pass (in training mode: a random pass); or B * R generators for R
                 samples of each case, see `decode`.
+            times: (N, T) if the cases are the time points of sequences, see `decode`.
         """
-        return self.decode(self.encode(x, available), generators)
+        return self.decode(self.encode(x, available), generators, times)
 
     def encode(self, x: Tensor, available: Tensor | None = None) -> Encoded:
         """Run the deterministic part once.
@@ -106,12 +121,16 @@ class DIANet(nn.Module):
             x = blank_missing(x, available)
         joint = self.fusion(x, available) if self.fusion is not None else None  # (5)
         features = self.encoder(x, joint)  # (6)
-        # (7, 8) pyramid fusion and (9) attention refine the list of features here
+        features = self.pyramid(features) if self.pyramid is not None else features  # (7, 8)
+        features = self.attention(features) if self.attention is not None else features  # (9)
         latent = self.latent(features[-1]) if self.latent is not None else None  # (10)
         return Encoded(features[-1], latent, self.segmentation.prepare(features))
 
     def decode(
-        self, encoded: Encoded, generators: Sequence[torch.Generator] | None = None
+        self,
+        encoded: Encoded,
+        generators: Sequence[torch.Generator] | None = None,
+        times: Tensor | None = None,
     ) -> SegmentationOutput:
         """Run the stochastic part.
 
@@ -120,9 +139,12 @@ class DIANet(nn.Module):
             generators: None for the mean of h with dropout off (in training mode: one random draw per case);
                 or B * R CPU generators: the output then has B * R rows, row r decodes case r // R and draws
                 from generator r alone, so that a batched call equals a loop.
+            times: (N, T), N * T = B, if the cases are N sequences of T time points each, the points of one
+                sequence side by side: the diffuser then aligns them; None for cases on their own.
 
         Raises:
-            InputError: if the number of generators is no positive multiple of B.
+            InputError: if the number of generators is no positive multiple of B, or `times` fits neither the
+                cases nor the network.
         """
         batch = encoded.features.shape[0]
         source = RandomSource(generators, stochastic=self.training or generators is not None)
@@ -137,7 +159,9 @@ class DIANet(nn.Module):
         if encoded.latent is not None and self.latent is not None:
             h = encoded.latent.repeat_rows(repeats).sample(source)  # (31)
             if self.diffuser is not None:
-                h = self.diffuser(h)
+                h = self._diffuse(self.diffuser, h, times, repeats)
+            elif times is not None:
+                raise InputError("expected no times, since this network has no diffuser to read them.")
             if self.codebook is not None:
                 h = self.codebook(h, source)
             # Without this a decoder that can read the features never needs h, and h carries nothing.
@@ -155,9 +179,54 @@ class DIANet(nn.Module):
             *(f"segmentation.scales.{i}" for i in range(len(self.segmentation.scales))),
         )
 
+    def attention_layers(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs are the spatial attention maps (9), finest first.
+
+        Each puts out (B, 1, *S_l) in (0, 1) when it runs; empty without attention.
+        """
+        if self.attention is None:
+            return ()
+        return tuple(f"attention.{name}" for name in self.attention.layers())
+
+    def attention_maps(self, x: Tensor, available: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The spatial attention maps of an image, (B, 1, *S_l) float32 in (0, 1), finest first.
+
+        Args:
+            x: as for `forward`.
+            available: as for `forward`.
+        """
+        seen: dict[str, Tensor] = {}
+        layers = self.attention_layers()
+
+        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            return lambda _module, _inputs, output: seen.update({name: output.float()})
+
+        hooks = [self.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+        try:
+            self.encode(x, available)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(seen[name] for name in layers)
+
     def parameter_count(self) -> int:
         """Number of learned numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @staticmethod
+    def _diffuse(diffuser: Diffuser, h: Tensor, times: Tensor | None, repeats: int) -> Tensor:
+        """Refine h (B * repeats, d, *S_L); sample r of a time point is aligned with r of the others."""
+        if times is None:
+            refined: Tensor = diffuser(h)
+            return refined
+        if times.numel() * repeats != h.shape[0] or times.ndim != 2:
+            raise InputError(
+                f"expected times of shape (sequences, time points) for {h.shape[0] // repeats} cases, "
+                f"got shape {tuple(times.shape)}."
+            )
+        series = h.unflatten(0, (*times.shape, repeats)).transpose(1, 2)  # (N, R, T, d, *S_L)
+        refined = diffuser(series.flatten(0, 1), times.repeat_interleave(repeats, 0))
+        return refined.unflatten(0, series.shape[:2]).transpose(1, 2).flatten(0, 2)
 
     def _check(self, x: Tensor) -> None:
         expected = 2 + self.config.spatial_dims

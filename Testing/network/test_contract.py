@@ -13,9 +13,13 @@ from DIANetLib.errors import InputError
 from DIANetLib.losses.latent import gaussian_kl
 from DIANetLib.losses.task import DiceCrossEntropy, downsample_labels, expected_probabilities
 from DIANetLib.network import DIANet, NetworkConfig
+from DIANetLib.network.config import AttentionConfig, CodeBookConfig, DiffuserConfig, PyramidConfig
 from DIANetLib.network.noise import RandomSource
 from Testing.network.tiny import DIVISOR, SIZES, calls, config, generators, image, network
 
+REFINEMENTS = {"codebook": CodeBookConfig(codes=7), "diffuser": DiffuserConfig(heads=5)}
+CONTEXT = {"pyramid": PyramidConfig(channels=5), "attention": AttentionConfig(channels=6, heads=2, grid=3)}
+BEFORE_LATENT = ("encoder.", "pyramid.", "attention.")
 KINDS = [
     pytest.param(
         config(dims, modalities=modalities, latent=latent, heteroscedastic=heteroscedastic),
@@ -23,6 +27,14 @@ KINDS = [
     )
     for dims, modalities, latent, heteroscedastic in itertools.product(
         (2, 3), (1, 2), (True, False), (True, False)
+    )
+] + [
+    pytest.param(config(dims, **{name: REFINEMENTS[name] for name in names}), id=f"{dims}d-{'-'.join(names)}")
+    for dims, names in (
+        (2, ("codebook",)),
+        (3, ("diffuser",)),
+        (2, ("codebook", "diffuser")),
+        (3, ("codebook", "diffuser")),
     )
 ]
 every_kind = pytest.mark.parametrize("setup", KINDS)
@@ -82,7 +94,10 @@ def test_dropout_acts_at_the_bottleneck_and_at_each_decoder_scale_but_the_finest
 @every_kind
 def test_the_training_loss_reaches_every_parameter(setup: NetworkConfig) -> None:
     torch.manual_seed(3)
-    model = DIANet(setup).train()  # as built: the projection of h and the log-variance rows start at zero
+    # As built: the projection of h and the log-variance rows start at zero. What lies behind a gain that
+    # starts at zero is reached once the gain has moved: `test_codebook.py`, `test_diffuser.py`.
+    refined = any((setup.codebook, setup.diffuser, setup.pyramid, setup.attention))
+    model = (network(setup) if refined else DIANet(setup)).train()
     x = image(setup, 2)
     labels = torch.randint(setup.classes, (2, *SIZES[setup.spatial_dims]))
     output = model(x)
@@ -167,18 +182,25 @@ def test_the_deterministic_part_runs_once_for_all_samples(setup: NetworkConfig) 
         encoded = model.encode(x)
     with torch.no_grad(), calls(model) as sampled:
         model.decode(encoded, generators(range(6)))
+    sampled.pop("diffuser.position", None)  # encodes the grid, whatever the rows
     assert not once.keys() & sampled.keys()
     assert all(rows == [2] for rows in once.values())
     assert all(rows == [6] for rows in sampled.values())
     per_sample = {"latent.project"} if setup.latent is not None else set()
     per_sample |= {"bottleneck", "segmentation.logits"}
+    per_sample |= {"codebook"} if setup.codebook is not None else set()
+    per_sample |= {
+        f"diffuser.layers.0.{part}"
+        for part in ("space.norm", "space.read", "space.write", "mix.0", "mix.1", "mix.2", "mix.3")
+        if setup.diffuser is not None
+    }
     per_sample |= {
         f"segmentation.scales.{i}.{part}" for i in (0, 1) for part in ("up", "up_half", "norm", "activation")
     }
     assert set(sampled) == per_sample
     deterministic = {"segmentation.scales.0.skip_half", "segmentation.scales.1.skip_half"}
     deterministic |= {"latent.mean", "latent.log_variance"} if setup.latent is not None else set()
-    assert {name for name in once if not name.startswith("encoder.")} == deterministic
+    assert {name for name in once if not name.startswith(BEFORE_LATENT)} == deterministic
 
 
 @every_kind
@@ -223,7 +245,11 @@ def test_explainable_layers_are_modules_that_run(setup: NetworkConfig) -> None:
     assert shapes["bottleneck"] == (1, 8, *coarsest)
 
 
-@pytest.mark.parametrize("setup", [config(2), config(3)], ids=["2d", "3d"])
+@pytest.mark.parametrize(
+    "setup",
+    [config(2), config(3), config(3, **REFINEMENTS), config(2, **CONTEXT), config(3, **CONTEXT)],
+    ids=["2d", "3d", "3d-codebook-diffuser", "2d-pyramid-attention", "3d-pyramid-attention"],
+)
 def test_channels_last_and_contiguous_agree(setup: NetworkConfig) -> None:
     model, x = network(setup), image(setup, 2)
     contiguous = model(x, generators=generators(range(4))).mean
@@ -233,7 +259,11 @@ def test_channels_last_and_contiguous_agree(setup: NetworkConfig) -> None:
     torch.testing.assert_close(other, contiguous, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("setup", [config(2), config(3)], ids=["2d", "3d"])
+@pytest.mark.parametrize(
+    "setup",
+    [config(2), config(3), config(3, **REFINEMENTS), config(2, **CONTEXT), config(3, **CONTEXT)],
+    ids=["2d", "3d", "3d-codebook-diffuser", "2d-pyramid-attention", "3d-pyramid-attention"],
+)
 def test_bfloat16_stays_within_two_hundredths_of_the_probabilities(setup: NetworkConfig) -> None:
     model, x = network(setup), image(setup)
     with torch.no_grad():

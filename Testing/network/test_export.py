@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from DIANetLib.network import DIANet
+from DIANetLib.network import DIANet, NetworkConfig
+from DIANetLib.network.config import CodeBookConfig, DiffuserConfig
 from Testing.network.tiny import config, image, network
 
 
@@ -22,8 +23,13 @@ class MeanPass(nn.Module):
 
 
 @pytest.mark.slow
-def test_the_mean_pass_exports_to_a_graph_with_the_same_results() -> None:
-    model = MeanPass(network(config(2)))
+@pytest.mark.parametrize(
+    "setup",
+    [config(2), config(2, codebook=CodeBookConfig(codes=6), diffuser=DiffuserConfig(heads=5))],
+    ids=["plain", "codebook-diffuser"],
+)
+def test_the_mean_pass_exports_to_a_graph_with_the_same_results(setup: NetworkConfig) -> None:
+    model = MeanPass(network(setup))
     x = image(model.model.config, 2)
     with torch.no_grad():
         exported = torch.export.export(model, (x,)).module()

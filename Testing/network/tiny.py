@@ -38,7 +38,7 @@ def network(setup: NetworkConfig, *, seed: int = 0) -> DIANet:
         for name, parameter in model.named_parameters():
             if name.startswith(
                 ("latent.project", "latent.log_variance.weight", "segmentation.logits.weight")
-            ):
+            ) or name.endswith("gain"):
                 parameter.normal_(std=0.3)
     return model.eval()
 
