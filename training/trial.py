@@ -33,10 +33,13 @@ class PlainDIANet(DIANet):
     """The peer of the uncertainty maps: one pass of the same network, softmax of its logit means."""
 
     def decode(
-        self, encoded: Encoded, generators: Sequence[torch.Generator] | None = None
+        self,
+        encoded: Encoded,
+        generators: Sequence[torch.Generator] | None = None,
+        times: Tensor | None = None,
     ) -> SegmentationOutput:
         """The mean pass, whatever is asked for, without the predicted logit noise."""
-        return replace(super().decode(encoded), log_variance=None)
+        return replace(super().decode(encoded, times=times), log_variance=None)
 
 
 @dataclass(frozen=True, eq=False)

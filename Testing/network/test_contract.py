@@ -19,6 +19,7 @@ from Testing.network.tiny import DIVISOR, SIZES, calls, config, generators, imag
 
 REFINEMENTS = {"codebook": CodeBookConfig(codes=7), "diffuser": DiffuserConfig(heads=5)}
 CONTEXT = {"pyramid": PyramidConfig(channels=5), "attention": AttentionConfig(channels=6, heads=2, grid=3)}
+BLOCKS = {**REFINEMENTS, **CONTEXT}
 BEFORE_LATENT = ("encoder.", "pyramid.", "attention.")
 KINDS = [
     pytest.param(
@@ -29,12 +30,29 @@ KINDS = [
         (2, 3), (1, 2), (True, False), (True, False)
     )
 ] + [
-    pytest.param(config(dims, **{name: REFINEMENTS[name] for name in names}), id=f"{dims}d-{'-'.join(names)}")
+    pytest.param(config(dims, **{name: BLOCKS[name] for name in names}), id=f"{dims}d-{'-'.join(names)}")
     for dims, names in (
         (2, ("codebook",)),
         (3, ("diffuser",)),
         (2, ("codebook", "diffuser")),
         (3, ("codebook", "diffuser")),
+        (2, ("pyramid",)),
+        (3, ("attention",)),
+        (2, ("pyramid", "attention")),
+        (3, ("pyramid", "attention")),
+        (3, tuple(BLOCKS)),
+    )
+]
+KINDS += [
+    pytest.param(
+        config(dims, **{name: block for name, block in CONTEXT.items() if name in names}),
+        id="-".join((f"{dims}d", *names)),
+    )
+    for dims, names in (
+        (2, ("pyramid",)),
+        (3, ("attention",)),
+        (2, ("pyramid", "attention")),
+        (3, ("pyramid", "attention")),
     )
 ]
 every_kind = pytest.mark.parametrize("setup", KINDS)
