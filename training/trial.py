@@ -36,7 +36,7 @@ class PlainDIANet(DIANet):
         self,
         encoded: Encoded,
         generators: Sequence[torch.Generator] | None = None,
-        times: Tensor | None = None,
+        times: torch.Tensor | None = None,
     ) -> SegmentationOutput:
         """The mean pass, whatever is asked for, without the predicted logit noise."""
         return replace(super().decode(encoded, times=times), log_variance=None)
