@@ -36,10 +36,6 @@ KINDS = [
         (3, ("diffuser",)),
         (2, ("codebook", "diffuser")),
         (3, ("codebook", "diffuser")),
-        (2, ("pyramid",)),
-        (3, ("attention",)),
-        (2, ("pyramid", "attention")),
-        (3, ("pyramid", "attention")),
         (3, tuple(BLOCKS)),
     )
 ]
