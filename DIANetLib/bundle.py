@@ -14,7 +14,6 @@ sentence. torch is imported when weights are loaded, not when models are listed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +22,13 @@ from typing import TYPE_CHECKING
 from DIANetLib.bundle_export import make_metadata, save_bundle
 from DIANetLib.bundle_schema import BundleMetadata, LocaliserSpec, ModalitySpec
 from DIANetLib.bundle_weights import (
-    REINSTALL,
     build_network,
-    first_line,
     parsed,
     verify_weights,
 )
 from DIANetLib.errors import BundleError
 from DIANetLib.inference.prediction import ModelRef
-from DIANetLib.model_folders import FORMAT_VERSION, METADATA, WEIGHTS, search_paths
+from DIANetLib.model_folders import METADATA, WEIGHTS, read_document, search_paths
 from DIANetLib.structures import Structure
 
 if TYPE_CHECKING:
@@ -223,31 +220,7 @@ def read_metadata(path: Path) -> BundleMetadata:
     Raises:
         BundleError: The file is missing, damaged, foreign or newer than this release.
     """
-    file = path / METADATA
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(
-            f"{path} is not a model folder: {METADATA} is missing.",
-            remedy="Give a model folder, or a name that `dianet models` lists.",
-        ) from None
-    except OSError as error:
-        raise BundleError(f"Cannot read {file}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{file} is damaged: it is not valid JSON ({first_line(error)}).", remedy=REINSTALL
-        ) from error
-    if not isinstance(data, dict) or not isinstance(data.get("dianet"), dict):
-        raise BundleError(
-            f'{path} is not a DIANet model: its {METADATA} has no section "dianet".',
-            remedy="Models of other MONAI bundles run with MONAI's own tools.",
-        )
-    version = data["dianet"].get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise BundleError(
-            f"The model in {path} has format version {version}, this DIANet reads up to {FORMAT_VERSION}.",
-            remedy="Update DIANet.",
-        )
+    data = read_document(path)
     return parsed(lambda: BundleMetadata.model_validate(data), path, "")
 
 

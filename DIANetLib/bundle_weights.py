@@ -15,14 +15,13 @@ import pydantic
 
 from DIANetLib.bundle_schema import DianetSection
 from DIANetLib.errors import BundleError, DIANetError
-from DIANetLib.model_folders import METADATA, WEIGHTS
+from DIANetLib.model_folders import METADATA, REINSTALL, WEIGHTS, first_line
 
 if TYPE_CHECKING:
     import torch
 
     from DIANetLib.network import DIANet, NetworkConfig
 
-REINSTALL = "Install or copy the model again."
 
 _PICKLED = (".pt", ".pth", ".ts", ".pkl", ".bin", ".ckpt")
 _Parsed = TypeVar("_Parsed")
@@ -135,11 +134,6 @@ def check_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {shape}"
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's text, without its full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _sha256(file: Path) -> str:

@@ -7,13 +7,12 @@ at the length of a file tells is checked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from DIANetLib.errors import BundleError, DIANetError
-from DIANetLib.model_folders import FORMAT_VERSION, METADATA, WEIGHTS, search_paths
+from DIANetLib.errors import DIANetError
+from DIANetLib.model_folders import METADATA, WEIGHTS, read_document, search_paths
 from DIANetLib.structures import Code, Structure
 from DIANetLib.worker.protocol import CodeInfo, ModalityInfo, ModelInfo, StructureInfo
 
@@ -60,33 +59,12 @@ def _folders(folder: Path) -> list[Path]:
 
 def _entry(path: Path) -> ModelInfo:
     try:
-        return _info(path, _metadata(path / METADATA))
+        return _info(path, read_document(path))
     except DIANetError as error:
         return ModelInfo(path.name, str(path), problem=str(error))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         problem = f"{path / METADATA} does not describe a usable model ({type(error).__name__}: {error})."
         return ModelInfo(path.name, str(path), problem=problem)
-
-
-def _metadata(file: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{file.parent.parent} is not a model folder: {METADATA} is missing.") from None
-    except OSError as error:
-        raise BundleError(f"Cannot read {file}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file} is damaged: it is not valid JSON.") from error
-    if not isinstance(data, dict) or not isinstance(data.get("dianet"), dict):
-        raise BundleError(f'{file.parent.parent} is not a DIANet model: it has no section "dianet".')
-    version = data["dianet"].get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise BundleError(
-            f"The model in {file.parent.parent} has format version {version}, this DIANet reads up to"
-            f" {FORMAT_VERSION}.",
-            remedy="Update DIANet.",
-        )
-    return data
 
 
 def _info(path: Path, data: Mapping[str, Any]) -> ModelInfo:

@@ -3,16 +3,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-__all__ = ["FORMAT_VERSION", "METADATA", "WEIGHTS", "search_paths"]
+from DIANetLib.errors import BundleError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "METADATA",
+    "REINSTALL",
+    "WEIGHTS",
+    "first_line",
+    "read_document",
+    "search_paths",
+]
 
 #: Version of the `"dianet"` section of the metadata that this release writes, and the newest that it reads.
 FORMAT_VERSION = 1
 
 METADATA = Path("configs/metadata.json")
 WEIGHTS = Path("models/model.safetensors")
+
+#: What to do about a model whose files are not what they were.
+REINSTALL = "Install or copy the model again."
 
 
 def search_paths() -> tuple[Path, ...]:
@@ -21,3 +36,42 @@ def search_paths() -> tuple[Path, ...]:
     package = Path(__file__).resolve().parent
     shipped = [package.parent / "Resources" / "Models", package / "Resources" / "Models"]
     return tuple(dict.fromkeys([*own, *(folder for folder in shipped if folder.is_dir())]))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read `configs/metadata.json` of the folder `path`, as it is: its fields are not looked at.
+
+    Raises:
+        BundleError: The file is missing, damaged, foreign or newer than this release.
+    """
+    file = path / METADATA
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path} is not a model folder: {METADATA} is missing.",
+            remedy="Give a model folder, or a name that `dianet models` lists.",
+        ) from None
+    except OSError as error:
+        raise BundleError(f"Cannot read {file}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{file} is damaged: it is not valid JSON ({first_line(error)}).", remedy=REINSTALL
+        ) from error
+    if not isinstance(data, dict) or not isinstance(data.get("dianet"), dict):
+        raise BundleError(
+            f'{path} is not a DIANet model: its {METADATA} has no section "dianet".',
+            remedy="Models of other MONAI bundles run with MONAI's own tools.",
+        )
+    version = data["dianet"].get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"The model in {path} has format version {version}, this DIANet reads up to {FORMAT_VERSION}.",
+            remedy="Update DIANet.",
+        )
+    return data
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's text, without its full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
