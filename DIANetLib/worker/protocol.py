@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "KEPT_RESULTS",
     "PROTOCOL_VERSION",
     "RECORD_SEPARATOR",
     "BoxLPS",
@@ -64,6 +65,8 @@ __all__ = [
 
 #: Both sides must speak the same version; a worker says its own in `Hello`.
 PROTOCOL_VERSION = 1
+#: Results that a worker keeps for `Explain` and `Review`, the latest ones.
+KEPT_RESULTS = 3
 #: First character of every line that the worker sends.
 RECORD_SEPARATOR = "\x1e"
 

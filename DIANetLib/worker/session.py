@@ -29,7 +29,7 @@ from DIANetLib.worker.case import (
 )
 from DIANetLib.worker.job import Job
 from DIANetLib.worker.loaded import Held, HeldModels, import_explain
-from DIANetLib.worker.protocol import DeviceEstimate, DoctorReport, ModelInfo, ReviewOptions
+from DIANetLib.worker.protocol import KEPT_RESULTS, DeviceEstimate, DoctorReport, ModelInfo, ReviewOptions
 
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from DIANetLib.volume import Geometry, Volume
 
 __all__ = ["Segmentation", "Session"]
-
-KEPT_RESULTS = 3
 
 
 @dataclass(frozen=True, eq=False)

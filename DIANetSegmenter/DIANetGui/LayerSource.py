@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from DIANetLib.worker.protocol import SharedVolume
+from DIANetLib.worker.protocol import KEPT_RESULTS, SharedVolume
 
 if TYPE_CHECKING:
     from .Results import LayerKey, ResultRecord
@@ -22,7 +22,6 @@ EAGER_STRUCTURES = 8
 PER_STRUCTURE = ("variance", "gradcam")
 
 _ORDER = ("total", "epistemic", "aleatoric", "heteroscedastic", "error", "attention", *PER_STRUCTURE)
-_KEPT_BY_WORKER = 3  # results whose features the worker keeps
 
 
 class LayerSource:
@@ -35,7 +34,7 @@ class LayerSource:
     def add(self, result: str, files: Mapping[str, SharedVolume]) -> None:
         """Note a new result of the worker, and its files that wait."""
         self._files[result] = dict(files)
-        self._kept = [*self._kept, result][-_KEPT_BY_WORKER:]
+        self._kept = [*self._kept, result][-KEPT_RESULTS:]
 
     def take(self, result: str, layer: str) -> SharedVolume | None:
         """The file of a layer, which the caller reads and deletes; None if there is none."""

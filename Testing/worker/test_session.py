@@ -17,8 +17,8 @@ from DIANetLib.worker.answers import Answers
 from DIANetLib.worker.case import CaseOptions
 from DIANetLib.worker.exchange import Exchange
 from DIANetLib.worker.job import Job
-from DIANetLib.worker.protocol import ReviewOptions, Unload
-from DIANetLib.worker.session import KEPT_RESULTS, Session, _only_inside
+from DIANetLib.worker.protocol import KEPT_RESULTS, ReviewOptions, Unload
+from DIANetLib.worker.session import Session, _only_inside
 from Testing.bundle.tiny import write_bundle
 from Testing.worker.conftest import GRID
 
