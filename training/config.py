@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from DIANetLib.errors import ConfigError
 from DIANetLib.network.config import NetworkConfig, describe_validation_error
@@ -49,17 +49,28 @@ class DataConfig(_Section):
     """Where the cases are and how they are divided.
 
     Attributes:
+        format: how the cases are laid out: the module of `training.datasets` that finds and reads them.
         release: name of the public release that `monai.apps.DecathlonDataset` downloads, or None.
         folds: number of folds over the sorted case names (shuffled once with `split_seed`).
         inner: number of training cases kept from fitting for the temperature.
     """
 
+    format: str = "decathlon"
     release: str | None = None
     folds: int = Field(default=5, ge=2)
     split_seed: int = 12345
     inner: int = Field(default=12, ge=1)
     modalities: tuple[ModalityConfig, ...] = Field(min_length=1)
     structures: tuple[StructureConfig, ...] = Field(min_length=1)
+
+    @field_validator("format")
+    @classmethod
+    def _format_exists(cls, name: str) -> str:
+        from training.datasets import known_formats  # it needs this module
+
+        if name not in known_formats():
+            raise ValueError(f"expected one of {', '.join(known_formats())}")
+        return name
 
 
 class AugmentConfig(_Section):

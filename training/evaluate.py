@@ -74,8 +74,8 @@ def evaluate(
     """
     start = time.perf_counter()
     fitted = load_fitted(output, config, weights=weights, fold=fold)
-    cases = {case.name: case for case in find_cases(data, config.network.modalities)}
-    split = split_cases(list(cases), config.data, fitted.fold)
+    cases = {case.name: case for case in find_cases(data, config.data)}
+    split = split_cases(list(cases.values()), config.data, fitted.fold)
     check_split(split, output)
     held_out = [cases[name] for name in split.held_out[: limit or None]]
     network = fitted.network(device)

@@ -80,7 +80,7 @@ def export(
             f" {summary['step']}, now {fitted.step}).",
             remedy="Run `python -m training evaluate` again.",
         )
-    cases = {case.name: case for case in find_cases(data, config.network.modalities)}
+    cases = {case.name: case for case in find_cases(data, config.data)}
     missing = [name for name in summary["held_out"] if name not in cases]
     if missing:
         raise InputError(

@@ -57,8 +57,8 @@ def run_fit(
             data_folder(config.data, data)
         context.barrier()
         folder = data_folder(config.data, data, download=False)
-        cases = {case.name: case for case in find_cases(folder, config.network.modalities)}
-        split = split_cases(list(cases), config.data, fold)
+        cases = {case.name: case for case in find_cases(folder, config.data)}
+        split = split_cases(list(cases.values()), config.data, fold)
         resumes = (output / "checkpoint.pt").is_file()
         if resumes:
             check_split(split, output)

@@ -48,8 +48,8 @@ def test_what_is_no_data_set_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / "labels" / "a.nii.gz").write_bytes(b"")
     with pytest.raises(InputError, match=r"label .*a.nii.gz has no image"):
         find_cases(tmp_path)
-    with pytest.raises(InputError, match="one modality per case, got a model of 2"):
-        find_cases(tmp_path, 2)
+    with pytest.raises(InputError, match=r"one modality per case, got a model of 2. Name the data set"):
+        find_cases(tmp_path, data_config(modalities=({"name": "T1"}, {"name": "T2"})))
 
 
 def test_a_case_is_turned_like_an_image_at_inference_and_its_labels_with_it(data: Path):
@@ -112,8 +112,10 @@ def test_a_split_depends_on_names_and_seed_alone():
 
 
 def test_too_few_cases_and_unknown_folds_are_refused():
-    with pytest.raises(InputError, match="at least 8 cases for 5 folds and 3 inner cases, got 7"):
-        split_cases(NAMES[:7], data_config(), 0)
+    with pytest.raises(InputError, match="at least 5 cases for 5 folds and 3 inner cases, got 4"):
+        split_cases(NAMES[:4], data_config(), 0)
+    with pytest.raises(InputError, match="at least 6 cases for 3 folds and 3 inner cases, got 5"):
+        split_cases(NAMES[:5], data_config(folds=3), 0)
     with pytest.raises(InputError, match="expected a fold from 0 to 4, got 5"):
         split_cases(NAMES, data_config(), 5)
 
