@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing model folders: metadata around DIANet's section, weights, a configuration for other MONAI tools."""
+"""Writing model folders: metadata around DIANet's section, weights, atlas."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from DIANetLib.bundle_schema import BundleMetadata, DianetSection
-from DIANetLib.bundle_weights import check_architecture, check_finite, parsed
+from DIANetLib.bundle_inference import inference_config
+from DIANetLib.bundle_schema import AtlasSpec, BundleMetadata, DianetSection
+from DIANetLib.bundle_weights import ATLAS_KEY, check_architecture, check_finite, parsed
 from DIANetLib.errors import OutputError
-from DIANetLib.model_folders import METADATA, WEIGHTS
+from DIANetLib.model_folders import ATLAS, METADATA, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -50,28 +51,6 @@ def make_metadata(
     """
     from importlib.metadata import version as installed
 
-    shape: list[int | str] = list(section.window[::-1])
-    tensor = {
-        "type": "image",
-        "spatial_shape": shape,
-        "dtype": "float32",
-        "value_range": [],
-        "is_patch_data": True,
-    }
-    names = ["background", *(structure.name for structure in section.structures)]
-    image = {
-        **tensor,
-        "format": "magnitude",
-        "modality": "n/a",
-        "num_channels": len(section.modalities),
-        "channel_def": {str(i): modality.name for i, modality in enumerate(section.modalities)},
-    }
-    pred = {
-        **tensor,
-        "format": "labels",
-        "num_channels": len(names),
-        "channel_def": {str(i): name for i, name in enumerate(names)},
-    }
     return BundleMetadata(
         version=version,
         changelog=dict(changelog or {version: "first release"}),
@@ -88,7 +67,7 @@ def make_metadata(
         intended_use="For research use only, not a medical device.",
         data_source=data_source,
         references=tuple(references),
-        network_data_format={"inputs": {"image": image}, "outputs": {"pred": pred}},
+        network_data_format=_data_format(section),
         dianet=section,
     )
 
@@ -102,6 +81,8 @@ def save_bundle(
     licence: str,
     dtype: Literal["float16", "float32"] = "float16",
     overwrite: bool = False,
+    atlas: torch.Tensor | None = None,
+    atlas_spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Path:
     """Write the model folder `directory`; it appears complete or not at all.
 
@@ -113,12 +94,15 @@ def save_bundle(
         licence: Text of the model's licence.
         dtype: How the weights are stored. float16 halves the file; they are computed with as float32.
         overwrite: Replace a folder that is there.
+        atlas: Probability of each class at each place, (K, *A), background included; stored as float16.
+        atlas_spacing_mm: Voxel size (i, j, k) of the atlas, mm.
 
     Returns:
         The folder.
 
     Raises:
-        BundleError: The weights don't fit `metadata`, aren't finite or don't fit into `dtype`.
+        BundleError: The weights don't fit `metadata`, aren't finite or don't fit into `dtype`; or the atlas
+            isn't finite.
         OutputError: The folder is there already or cannot be written.
     """
     import torch
@@ -144,6 +128,18 @@ def save_bundle(
     section = section.model_copy(
         update={"sha256": hashlib.sha256(weights).hexdigest(), "size_bytes": len(weights)}
     )
+    kept_atlas = None if atlas is None else atlas.to(torch.float16).detach().cpu().contiguous()
+    if kept_atlas is None:
+        section = section.model_copy(update={"atlas": None})
+    else:
+        check_finite({ATLAS_KEY: kept_atlas}, f"The values of the atlas of {section.name!r}")
+        stored_atlas = save({ATLAS_KEY: kept_atlas})
+        spec = AtlasSpec(
+            spacing_mm=atlas_spacing_mm,
+            sha256=hashlib.sha256(stored_atlas).hexdigest(),
+            size_bytes=len(stored_atlas),
+        )
+        section = section.model_copy(update={"atlas": spec})
     metadata = metadata.model_copy(update={"dianet": section})
     temporary: Path | None = None
     try:
@@ -154,9 +150,11 @@ def save_bundle(
             (temporary / part).parent.mkdir(parents=True)
         (temporary / "LICENSE").write_text(licence, encoding="utf-8")
         (temporary / METADATA).write_text(metadata.to_json(), encoding="utf-8")
-        (temporary / INFERENCE).write_text(json.dumps(_inference(section), indent=2) + "\n", encoding="utf-8")
+        (temporary / INFERENCE).write_text(json.dumps(inference_config(section), indent=2) + "\n", encoding="utf-8")
         (temporary / CARD).write_text(card, encoding="utf-8")
         (temporary / WEIGHTS).write_bytes(weights)
+        if kept_atlas is not None:
+            (temporary / ATLAS).write_bytes(stored_atlas)
         if directory.exists():
             directory.rename(temporary.with_name(f"{temporary.name}-old"))
         temporary.rename(directory)
@@ -169,57 +167,32 @@ def save_bundle(
     return directory
 
 
-def _inference(section: DianetSection) -> dict[str, Any]:
-    """Text of `configs/inference.json`: one plain sliding-window pass with MONAI's own transforms.
-
-    It serves tools that run MONAI bundles and needs DIANet installed. MONAI's arrays are (i, j, k) after
-    loading, DIANet's are (k, j, i), hence the transpositions.
-    """
-    preprocess = section.preprocess_config()
-    low, high = preprocess.clip_percentiles
-    keys = [modality.name for modality in section.modalities]
-    # MONAI keeps an axis as it is where the spacing asked for is not positive.
-    spacing = [-1.0 if wanted is None else wanted for wanted in preprocess.spacing_mm]
-
-    def target(class_name: str, **arguments: Any) -> dict[str, Any]:
-        return {"_target_": class_name, **arguments}
-
-    transforms = [
-        target("LoadImaged", keys=keys, ensure_channel_first=True),
-        *([target("Orientationd", keys=keys, axcodes="RAS")] if preprocess.orientation == "RAS" else []),
-        target("Spacingd", keys=keys, pixdim=spacing, mode="bilinear"),
-        target("ClipIntensityPercentilesd", keys=keys, lower=low, upper=high),
-        target("NormalizeIntensityd", keys=keys),
-        target("ConcatItemsd", keys=keys, name="image"),
-    ]
-    i, j, k = section.window
-    if section.network.get("spatial_dims", 3) == 2:
-        inferer = target("SliceInferer", roi_size=[i, j], spatial_dim=2, overlap=0.5, mode="gaussian")
-        swap = ".transpose(-1, -2)"
-    else:
-        inferer = target("SlidingWindowInferer", roi_size=[i, j, k], overlap=0.5, mode="gaussian")
-        swap = ".transpose(-1, -3)"
-    return {
-        "imports": ["$import pathlib", "$import torch", "$from DIANetLib.bundle import load_bundle"],
-        "bundle_root": ".",
-        "inputs": {key: f"{key}.nii.gz" for key in keys},
-        "output_dir": "$@bundle_root + '/eval'",
-        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "network": "$load_bundle(pathlib.Path(@bundle_root)).network(@device)",
-        "predictor": f"$lambda x: @network(x{swap}).mean{swap}",
-        "preprocessing": target("Compose", transforms=transforms),
-        "inferer": inferer,
-        "postprocessing": target(
-            "Compose",
-            transforms=[
-                target("AsDiscreted", keys="pred", argmax=True),
-                target(
-                    "Invertd", keys="pred", transform="@preprocessing", orig_keys=keys[0], nearest_interp=True
-                ),
-                target("SaveImaged", keys="pred", output_dir="@output_dir", separate_folder=False),
-            ],
-        ),
-        "prepared": "$@preprocessing(@inputs)",
-        "logits": "$@inferer(@prepared['image'][None].to(@device), @predictor)[0]",
-        "run": ["$@postprocessing({**@prepared, 'pred': @logits})"],
+def _data_format(section: DianetSection) -> dict[str, Any]:
+    """MONAI's description of what goes into the network and what comes out, `network_data_format`."""
+    shape: list[int | str] = list(section.window[::-1])
+    tensor = {
+        "type": "image",
+        "spatial_shape": shape,
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": True,
     }
+    inputs = [modality.name for modality in section.modalities]
+    image = {**tensor, "format": "magnitude", "modality": "n/a", **_channels(inputs)}
+    outputs: dict[str, Any] = {}
+    if section.structures:
+        labels = ["background", *(structure.name for structure in section.structures)]
+        outputs["pred"] = {**tensor, "format": "labels", **_channels(labels)}
+    if section.classes:
+        names = [entry.name for entry in section.classes]
+        probabilities = {**tensor, "type": "probabilities", "spatial_shape": [], "value_range": [0, 1]}
+        key = "classification" if outputs else "pred"
+        outputs[key] = {**probabilities, "format": "classes", **_channels(names)}
+    if section.reconstruction is not None:
+        key = "reconstruction" if outputs else "pred"
+        outputs[key] = {**tensor, "format": "magnitude", **_channels(inputs)}
+    return {"inputs": {"image": image}, "outputs": outputs}
+
+
+def _channels(names: Sequence[str]) -> dict[str, Any]:
+    return {"num_channels": len(names), "channel_def": {str(i): name for i, name in enumerate(names)}}

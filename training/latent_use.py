@@ -73,7 +73,7 @@ def latent_use(network: DIANet, cases: Sequence[PreparedCase], window: tuple[int
         variants = {"own": own, "shuffled": latents[(number + 1) % len(latents)], "prior": prior}
         reference = _middle(case.labels[None], window)[0, 0].numpy()
         for name, latent in variants.items():
-            labels = network.decode(replace(encoded, latent=latent)).mean[0].argmax(0).cpu().numpy()
+            labels = network.decode(replace(encoded, latent=latent)).segmented.mean[0].argmax(0).cpu().numpy()
             dice = structure_dice(labels, reference.astype(np.int64), network.config.classes)
             if not np.isnan(dice).all():
                 scores[name].append(float(np.nanmean(dice)))

@@ -22,7 +22,7 @@ def predict_mean(
     x = torch.from_numpy(image).unsqueeze(0).to(device)
 
     def probabilities(patch: Tensor) -> Tensor:
-        return model(patch).probabilities()
+        return model(patch).segmented.probabilities()
 
     blended = sliding_window_inference(x, config.window_kji, 1, probabilities, overlap=0.25, mode="gaussian")
     assert isinstance(blended, Tensor)  # one output, so no tuple or dict

@@ -19,7 +19,8 @@ from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.inference.sampling import sample_generators
 from DIANetLib.inference.sliding_window import plan_windows, whole_window
-from DIANetLib.network import DIANet, Encoded, SegmentationOutput
+from DIANetLib.network import DIANet, DIANetOutput, Encoded
+from DIANetLib.operators import ForwardOperator
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import Code, Structure
 from training.config import CodeConfig, TrainingConfig
@@ -37,9 +38,11 @@ class PlainDIANet(DIANet):
         encoded: Encoded,
         generators: Sequence[torch.Generator] | None = None,
         times: torch.Tensor | None = None,
-    ) -> SegmentationOutput:
+        operator: ForwardOperator | None = None,
+    ) -> DIANetOutput:
         """The mean pass, whatever is asked for, without the predicted logit noise."""
-        return replace(super().decode(encoded, times=times), log_variance=None)
+        output = super().decode(encoded, None, times, operator)
+        return replace(output, segmentation=replace(output.segmented, log_variance=None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +163,7 @@ def sampled_logits(
         rows = []
         for sample in range(max(1, samples)):
             generators = sample_generators(seed, part.index, [sample]) if samples else None
-            probabilities = network.decode(encoded, generators).probabilities()
+            probabilities = network.decode(encoded, generators).segmented.probabilities()
             values = probabilities[0][(slice(None), *part.valid)].flatten(1)[:, chosen].T
             rows.append(values.clamp_min(torch.finfo(torch.float32).tiny).log().cpu())
         yield torch.stack(rows).numpy(), case.labels[part.slices].ravel()[inside]

@@ -194,7 +194,7 @@ class _Score(nn.Module):
             output = self.model(start)
         else:
             output = self.model.decode(replace(self.encoded, features=start))
-        logits: Tensor = output.mean[0].float()  # (K, *S)
+        logits: Tensor = output.segmented.mean[0].float()  # (K, *S)
         weight = self._weight(logits.detach()).to(logits)
         return ((logits[self.channel] * weight).sum() / weight.sum()).reshape(1, 1)
 

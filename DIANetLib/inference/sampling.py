@@ -74,7 +74,7 @@ def sample_window(
             rows = range(first, min(first + batch, total))
             generators = sample_generators(seed, window, rows) if samples else None
             with autocast(x.device):
-                output = network.decode(encoded, generators)
+                output = network.decode(encoded, generators).segmented
             output = _cropped(output, valid)
             probabilities = output.probabilities(temperature)
             log_variance = output.log_variance

@@ -126,15 +126,26 @@ class MultiScaleAttention(nn.Module):
         spatial_dims: 2 or 3.
         widths: feature channels per scale, finest first.
         config: the tokens of the global path.
+        coarsest_only: whether there is attention at the coarsest scale alone, where nothing reads the others.
     """
 
-    def __init__(self, spatial_dims: int, widths: Sequence[int], config: AttentionConfig) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        widths: Sequence[int],
+        config: AttentionConfig,
+        *,
+        coarsest_only: bool = False,
+    ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(ScaleAttention(spatial_dims, width, config) for width in widths)
+        attended = widths[-1:] if coarsest_only else widths
+        self.scales = nn.ModuleList(ScaleAttention(spatial_dims, width, config) for width in attended)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map L feature maps (B, widths[l], *S_l), finest first, to as many of the same shapes."""
-        return [scale(z) for scale, z in zip(self.scales, features, strict=True)]
+        passed = len(features) - len(self.scales)
+        attended = [scale(z) for scale, z in zip(self.scales, features[passed:], strict=True)]
+        return [*features[:passed], *attended]
 
     def layers(self) -> tuple[str, ...]:
         """Names of the modules whose outputs are the maps, finest first."""

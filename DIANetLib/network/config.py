@@ -24,6 +24,10 @@ class LatentConfig(BaseModel):
     path_dropout: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="how often a random pass reads h alone, without the features"
     )
+    rank: int = Field(default=0, ge=0, description="r of Sigma = diag(sigma^2) + U U^T; 0: diagonal")
+    anatomy: bool = Field(
+        default=False, description="whether a class distribution P(h) is decoded from h alone, (11, 14)"
+    )
 
 
 class FusionConfig(BaseModel):
@@ -85,13 +89,45 @@ class AttentionConfig(BaseModel):
         return self
 
 
+class ReliablePathConfig(BaseModel):
+    """Fusion of the head's paths by how sure each is; paper, section 3.4."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sharpness: float = Field(
+        default=4.0, gt=0.0, description="how fast a path's weight falls with its entropy, 1/nats, at step 0"
+    )
+
+
+class ClassificationConfig(BaseModel):
+    """Classification head, equations (16-18)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: int = Field(ge=2, description="C, classes of a whole image")
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0, description="Monte-Carlo dropout of h's channels")
+
+
+class ReconstructionConfig(BaseModel):
+    """Reconstruction head, equations (20, 21)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int | None = Field(default=None, ge=1, description="of the image; None: as many as modalities")
+    resolutions: int = Field(default=2, ge=1, description="scales whose image is put out in training")
+    residual: bool = Field(default=True, description="whether the observed image is added")
+    width_factor: float = Field(
+        default=1.0, gt=0.0, description="width of the decoder's scales over `widths`"
+    )
+
+
 class NetworkConfig(BaseModel):
     """Every choice that shapes the network; paper, Figure 1.
 
     Attributes:
         spatial_dims: 2 for images, 3 for volumes.
         modalities: M, input channels.
-        classes: K, background included.
+        classes: K of the segmentation head, background included; 0 for a network without that head.
         widths: feature channels per encoder scale, finest first; its length is L.
         blocks: residual blocks per encoder scale, after the (strided) entry convolution.
         strides: down-sampling factor from scale l to l+1, the same along every axis (L - 1 of them).
@@ -105,13 +141,16 @@ class NetworkConfig(BaseModel):
         attention: attention per scale (9), channel weights, local and global path, or None.
         codebook: matching of h to prototypes, or None; needs the latent.
         diffuser: self-attention over the positions of h, or None; needs the latent.
+        reliable_path: fusion of the segmentation head's paths, or None.
+        classification: classes of whole images (16-18), or None.
+        reconstruction: image from the features (20, 21), or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spatial_dims: int = Field(default=3, ge=2, le=3)
     modalities: int = Field(default=1, ge=1)
-    classes: int = Field(ge=2)
+    classes: int = Field(default=0, ge=0)
     widths: tuple[int, ...] = (32, 64, 128, 160)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     strides: tuple[int, ...] = (2, 2, 2)
@@ -125,6 +164,45 @@ class NetworkConfig(BaseModel):
     attention: AttentionConfig | None = None
     codebook: CodeBookConfig | None = None
     diffuser: DiffuserConfig | None = None
+    reliable_path: ReliablePathConfig | None = None
+    classification: ClassificationConfig | None = None
+    reconstruction: ReconstructionConfig | None = None
+
+    @model_validator(mode="after")
+    def _heads_have_a_task(self) -> NetworkConfig:
+        if self.classes == 1:
+            raise ValueError(
+                "classes: expected 2 or more (background and a structure), or 0 for no segmentation, got 1"
+            )
+        if not self.classes and self.classification is None and self.reconstruction is None:
+            raise ValueError(
+                "expected a head (classes for segmentation, classification or reconstruction), got none"
+            )
+        needing = {
+            "reliable_path": self.reliable_path is not None,
+            "latent.anatomy": self.latent is not None and self.latent.anatomy,
+        }
+        for name, wanted in needing.items():
+            if wanted and not self.classes:
+                raise ValueError(f"{name}: expected a segmentation head for it to act on, got classes 0")
+        if self.reliable_path is not None and not (self.deep_supervision or needing["latent.anatomy"]):
+            raise ValueError(
+                "reliable_path: expected a second path (deep_supervision of 1 or more, or latent.anatomy), "
+                "got the head's full path alone"
+            )
+        head = self.reconstruction
+        if head is not None:
+            if head.residual and head.channels not in (None, self.modalities):
+                raise ValueError(
+                    f"reconstruction.channels: expected {self.modalities}, as many as modalities, for a "
+                    f"residual of the observed image, got {head.channels}; set residual to false"
+                )
+            if head.resolutions > len(self.widths) - 1:
+                raise ValueError(
+                    f"reconstruction.resolutions: at most {len(self.widths) - 1} decoder scales exist, "
+                    f"got {head.resolutions}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _scales_agree(self) -> NetworkConfig:

@@ -8,49 +8,17 @@ sample and is computed once (`prepare`), the half that reads the up-sampled feat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from DIANetLib.network.blocks import InstanceNorm, activation, conv, conv_transpose, pointwise
 from DIANetLib.network.config import NetworkConfig
-from DIANetLib.network.latent import LOG_VARIANCE_BOUNDS, GaussianDistribution
+from DIANetLib.network.latent import LOG_VARIANCE_BOUNDS
 from DIANetLib.network.noise import RandomSource
-
-
-@dataclass(frozen=True)
-class SegmentationOutput:
-    """Moments of the Gaussian over the logits, (32).
-
-    Attributes:
-        mean: logit mean, (N, K, *S).
-        log_variance: log of the logit variance, (N, K, *S), or None for a homoscedastic head.
-        auxiliary: logit means of coarser decoder scales, finest first, (N, K, *S_l); training only.
-        latent: distribution of h, training only.
-    """
-
-    mean: Tensor
-    log_variance: Tensor | None = None
-    auxiliary: tuple[Tensor, ...] = field(default=())
-    latent: GaussianDistribution | None = None
-
-    def probabilities(self, temperature: float = 1.0) -> Tensor:
-        """Class probabilities with the logit noise integrated out, (N, K, *S) float32.
-
-        The mean-field softmax of a Gaussian logit divides each mean by sqrt(1 + pi/8 sigma^2)
-        (MacKay, Neural Computation 1992; Lu et al., arXiv:2006.07584).
-        """
-        logits = self.mean.float()
-        if self.log_variance is not None:
-            # not in place on the exponential itself: its backward needs it
-            scale = (torch.exp(self.log_variance.float()) * (math.pi / 8.0)).add_(1.0).rsqrt_()
-            logits = logits * scale
-        if temperature != 1.0:
-            logits = logits / temperature
-        return torch.softmax(logits, dim=1)
+from DIANetLib.network.output import SegmentationOutput
+from DIANetLib.network.reliable_path import ReliablePath
 
 
 class DecoderScale(nn.Module):
@@ -105,6 +73,12 @@ class SegmentationHead(nn.Module):
             with torch.no_grad():  # start nearly homoscedastic: sigma^2 = e^-3
                 self.logits.weight[config.classes :].zero_()
                 self.logits.bias[config.classes :].fill_(-3.0)
+        self.paths: ReliablePath | None = None
+        if config.reliable_path is not None:
+            names = ["full", *(f"scale {level}" for level in range(1, config.deep_supervision + 1))]
+            if config.latent is not None and config.latent.anatomy:
+                names.append("latent")
+            self.paths = ReliablePath(names, config.reliable_path)
 
     def prepare(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The deterministic halves for the L feature maps of the encoder, coarsest decoder scale first."""
@@ -115,9 +89,20 @@ class SegmentationHead(nn.Module):
         return tuple(halves)
 
     def forward(
-        self, bottleneck: Tensor, prepared: Sequence[Tensor], source: RandomSource
+        self,
+        bottleneck: Tensor,
+        prepared: Sequence[Tensor],
+        source: RandomSource,
+        anatomy: Tensor | None = None,
     ) -> SegmentationOutput:
-        """Decode the bottleneck (N, C, *S_L) with prepared skips of batch B, N a multiple of B."""
+        """Decode the bottleneck.
+
+        Args:
+            bottleneck: (N, C, *S_L), N a multiple of B.
+            prepared: what `prepare` gave for B cases.
+            source: of the dropout.
+            anatomy: logits of P(h), (N, K, *S_L), one more path of those that are fused.
+        """
         x = bottleneck
         outputs = []
         for scale, skip in zip(self.scales, prepared, strict=True):
@@ -125,10 +110,12 @@ class SegmentationHead(nn.Module):
             outputs.append(x)
         logits = self.logits(x)
         auxiliary: tuple[Tensor, ...] = ()
-        if self.training and len(self.auxiliary) > 0:
+        if len(self.auxiliary) > 0 and (self.training or self.paths is not None):
             coarser = outputs[-2::-1]
             auxiliary = tuple(head(y) for head, y in zip(self.auxiliary, coarser, strict=False))
-        if not self.heteroscedastic:
-            return SegmentationOutput(logits, None, auxiliary)
-        mean, log_variance = logits[:, : self.classes], logits[:, self.classes :]
-        return SegmentationOutput(mean, log_variance.clamp(*LOG_VARIANCE_BOUNDS), auxiliary)
+        mean, log_variance = logits[:, : self.classes], None
+        if self.heteroscedastic:
+            log_variance = logits[:, self.classes :].clamp(*LOG_VARIANCE_BOUNDS)
+        if self.paths is not None:
+            mean = self.paths([mean, *auxiliary, *([] if anatomy is None else [anatomy])])
+        return SegmentationOutput(mean, log_variance, auxiliary if self.training else ())

@@ -28,10 +28,17 @@ class FeaturePyramid(nn.Module):
         widths: feature channels per scale, finest first.
         strides: down-sampling factor from scale l to l+1.
         config: the common width P.
+        coarsest_only: whether only the coarsest map is refined, where nothing reads the others.
     """
 
     def __init__(
-        self, spatial_dims: int, widths: Sequence[int], strides: Sequence[int], config: PyramidConfig
+        self,
+        spatial_dims: int,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        config: PyramidConfig,
+        *,
+        coarsest_only: bool = False,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
@@ -42,8 +49,10 @@ class FeaturePyramid(nn.Module):
         self.top_down = nn.ModuleList(ConvBlock(spatial_dims, common, common) for _ in strides)
         self.bottom_up = nn.ModuleList(ConvBlock(spatial_dims, common, common) for _ in strides)
         self.scale_logits = nn.Parameter(torch.zeros(len(widths)))
-        self.expand = nn.ModuleList(pointwise(spatial_dims, common, width) for width in widths)
-        self.gains = nn.ModuleList(GatedResidual(width) for width in widths)
+        self.first_refined = len(widths) - 1 if coarsest_only else 0
+        refined = widths[self.first_refined :]
+        self.expand = nn.ModuleList(pointwise(spatial_dims, common, width) for width in refined)
+        self.gains = nn.ModuleList(GatedResidual(width) for width in refined)
 
     @property
     def scale_weights(self) -> tuple[float, ...]:
@@ -53,9 +62,10 @@ class FeaturePyramid(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map L feature maps (B, widths[l], *S_l), finest first, to as many of the same shapes."""
         fused = self.combine(self.exchange(features))
-        refined = []
+        first = self.first_refined
+        refined = list(features[:first])
         for z, reduction, expand, gain in zip(
-            features, self.reductions, self.expand, self.gains, strict=True
+            features[first:], self.reductions[first:], self.expand, self.gains, strict=True
         ):
             refined.append(gain(z, expand(self._pool(fused, reduction))))
         return refined
