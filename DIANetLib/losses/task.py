@@ -50,8 +50,19 @@ class DiceCrossEntropy(torch.nn.Module):
         self.register_buffer("class_weights", class_weights)
         self.dice = DiceLoss(include_background=False, batch=batch_dice, smooth_nr=1e-5, smooth_dr=1e-5)
 
-    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Loss of (B, K, *S) probabilities against integer labels (B, *S)."""
+    def forward(self, probabilities: Tensor, labels: Tensor, labelled: Tensor | None = None) -> Tensor:
+        """Loss of (B, K, *S) probabilities against integer labels (B, *S).
+
+        Args:
+            probabilities: (B, K, *S).
+            labels: class numbers 0..K-1; rows that are not labelled may hold anything.
+            labelled: rows that count, (B,) bool, or None for all. Without any the loss is 0, still on the
+                graph, so that tasks can be mixed within a batch and over processes.
+        """
+        if labelled is not None and not bool(labelled.all()):
+            if not bool(labelled.any()):
+                return probabilities.sum() * 0.0
+            probabilities, labels = probabilities[labelled], labels[labelled]
         one_hot = F.one_hot(labels, probabilities.shape[1]).movedim(-1, 1).to(probabilities.dtype)
         log_likelihood = torch.log(probabilities.clamp_min(1e-7))
         cross_entropy = F.nll_loss(log_likelihood, labels, weight=self.class_weights)

@@ -161,3 +161,33 @@ def test_class_weights_weigh_the_cross_entropy_alone() -> None:
     weighted = DiceCrossEntropy(class_weights=torch.tensor([1.0, 3.0]))(probabilities, labels)
     logs = [-math.log(0.8), -math.log(0.6)]
     assert float(weighted - plain) == pytest.approx((logs[0] + 3 * logs[1]) / 4 - sum(logs) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_rows_without_labels_have_no_share(batch_dice: bool) -> None:
+    torch.manual_seed(0)
+    probabilities = torch.softmax(torch.randn(3, 3, 4, 5), 1).requires_grad_()
+    labels = torch.randint(3, (3, 4, 5))
+    labels[1] = -1  # nothing that a class could be
+    labelled = torch.tensor([True, False, True])
+    task = DiceCrossEntropy(batch_dice=batch_dice)
+    loss = task(probabilities, labels, labelled)
+    torch.testing.assert_close(loss, task(probabilities[[0, 2]], labels[[0, 2]]))
+    loss.backward()
+    assert probabilities.grad is not None
+    assert not probabilities.grad[1].any()
+    assert probabilities.grad[0].any()
+
+
+def test_where_every_row_is_labelled_the_mask_changes_nothing() -> None:
+    loss = DiceCrossEntropy()(PROBABILITIES, LABELS)
+    assert torch.equal(DiceCrossEntropy()(PROBABILITIES, LABELS, torch.tensor([True])), loss)
+
+
+def test_without_any_labelled_row_the_loss_is_zero_and_still_on_the_graph() -> None:
+    probabilities = PROBABILITIES.clone().requires_grad_()
+    loss = DiceCrossEntropy()(probabilities, LABELS, torch.tensor([False]))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert probabilities.grad is not None
+    assert not probabilities.grad.any()
