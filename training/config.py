@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from DIANetLib.errors import ConfigError
-from DIANetLib.network.config import NetworkConfig, describe_validation_error
+from DIANetLib.network.config import NetworkConfig
 from DIANetLib.preprocess import PreprocessConfig
+from training.config_check import check_agreement, describe
+from training.config_tasks import ObjectiveConfig, Section, TasksConfig
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CodeConfig(_Section):
+class CodeConfig(Section):
     """A coded term, for example SCT 66019005 "Limb structure"."""
 
     scheme: str = "SCT"
@@ -26,7 +24,7 @@ class CodeConfig(_Section):
     meaning: str
 
 
-class StructureConfig(_Section):
+class StructureConfig(Section):
     """One structure of the model and the label values of the data that make it up."""
 
     key: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -37,7 +35,7 @@ class StructureConfig(_Section):
     category: CodeConfig = CodeConfig(value="123037004", meaning="Anatomical Structure")
 
 
-class ModalityConfig(_Section):
+class ModalityConfig(Section):
     """One input channel."""
 
     name: str
@@ -45,7 +43,22 @@ class ModalityConfig(_Section):
     required: bool = True
 
 
-class DataConfig(_Section):
+class TargetConfig(Section):
+    """One class that whole cases belong to; cases hold its place in the list as a number from 0."""
+
+    key: str = Field(pattern=r"^[a-z0-9_]+$")
+    name: str
+
+
+class RegionConfig(Section):
+    """A union of structures that is measured as one, such as the whole tumour; it is not fitted by itself."""
+
+    key: str = Field(pattern=r"^[a-z0-9_]+$")
+    name: str
+    structures: tuple[str, ...] = Field(min_length=1)
+
+
+class DataConfig(Section):
     """Where the cases are and how they are divided.
 
     Attributes:
@@ -53,6 +66,9 @@ class DataConfig(_Section):
         release: name of the public release that `monai.apps.DecathlonDataset` downloads, or None.
         folds: number of folds over the sorted case names (shuffled once with `split_seed`).
         inner: number of training cases kept from fitting for the temperature.
+        structures: what is segmented; empty without a segmentation head.
+        targets: the classes of whole cases; empty without a classification head.
+        regions: unions of structures that are measured too.
     """
 
     format: str = "decathlon"
@@ -61,7 +77,9 @@ class DataConfig(_Section):
     split_seed: int = 12345
     inner: int = Field(default=12, ge=1)
     modalities: tuple[ModalityConfig, ...] = Field(min_length=1)
-    structures: tuple[StructureConfig, ...] = Field(min_length=1)
+    structures: tuple[StructureConfig, ...] = ()
+    targets: tuple[TargetConfig, ...] = ()
+    regions: tuple[RegionConfig, ...] = ()
 
     @field_validator("format")
     @classmethod
@@ -73,7 +91,7 @@ class DataConfig(_Section):
         return name
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """Probabilities and ranges of the augmentations (nnU-Net: Isensee et al. 2021, supplementary note 4)."""
 
     affine_probability: float = 0.35
@@ -104,7 +122,7 @@ class AugmentConfig(_Section):
     foreground_crops: float = Field(default=0.5, description="share of patches centred on a structure voxel")
 
 
-class OptimiserConfig(_Section):
+class OptimiserConfig(Section):
     """Optimisation; the schedule is per step."""
 
     steps: int = Field(ge=1)
@@ -119,21 +137,7 @@ class OptimiserConfig(_Section):
     compile: bool = False
 
 
-class ObjectiveConfig(_Section):
-    """Weights of the terms of the loss."""
-
-    logit_draws: int = Field(default=4, ge=2, description="draws of the Gaussian logit, (32)")
-    rarity_power: float = Field(
-        default=0.0,
-        ge=0.0,
-        le=1.0,
-        description="cross-entropy weights: class frequency to the power of minus this",
-    )
-    kl_weight: float = Field(default=1e-3, ge=0.0)
-    kl_free_nats: float = Field(default=0.1, ge=0.0)
-
-
-class LocaliserConfig(_Section):
+class LocaliserConfig(Section):
     """The model and structures that tell where to crop in a larger image."""
 
     model: str
@@ -143,7 +147,7 @@ class LocaliserConfig(_Section):
     minimum_ml: float = 0.3
 
 
-class AboutConfig(_Section):
+class AboutConfig(Section):
     """Words for the model card and the licence of the weights; they change nothing in a fit.
 
     Attributes:
@@ -161,8 +165,17 @@ class AboutConfig(_Section):
     limits: tuple[str, ...] = ()
 
 
-class TrainingConfig(_Section):
-    """Everything a fit depends on."""
+class TrainingConfig(Section):
+    """Everything a fit depends on.
+
+    Attributes:
+        network: what is fitted.
+        baseline: a plain peer that is fitted in the network's place, with about as many parameters.
+        patch: voxels (i, j, k) that a step reads per row; (i, j, 1) for a network of two dimensions.
+        window: voxels that inference reads at once; the patch if None.
+        tasks: what the heads are fitted for.
+        objective: the terms of the loss beside the tasks.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     description: str
@@ -171,13 +184,13 @@ class TrainingConfig(_Section):
     licence: str = "CC-BY-SA-4.0"
     data: DataConfig
     network: NetworkConfig
+    baseline: Literal["unet", "resnet18"] | None = None
     preprocess: PreprocessConfig = PreprocessConfig()
-    patch: tuple[int, int, int] = Field(description="voxels, (i, j, k)")
-    window: tuple[int, int, int] | None = Field(
-        default=None, description="inference window; the patch if None"
-    )
+    patch: tuple[int, int, int]
+    window: tuple[int, int, int] | None = None
     augment: AugmentConfig = AugmentConfig()
     optimiser: OptimiserConfig
+    tasks: TasksConfig = TasksConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     localiser: LocaliserConfig | None = None
     about: AboutConfig = AboutConfig()
@@ -187,26 +200,7 @@ class TrainingConfig(_Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> TrainingConfig:
-        if self.network.spatial_dims != 3:
-            raise ValueError(
-                f"network.spatial_dims: expected 3 (patches are volumes), got {self.network.spatial_dims}"
-            )
-        expected = len(self.data.structures) + 1
-        if self.network.classes != expected:
-            raise ValueError(
-                f"network.classes: expected {expected} ({expected - 1} structures and background), "
-                f"got {self.network.classes}"
-            )
-        if self.network.modalities != len(self.data.modalities):
-            raise ValueError(
-                f"network.modalities: expected {len(self.data.modalities)} as in data.modalities, "
-                f"got {self.network.modalities}"
-            )
-        for name, size in (("patch", self.patch), ("window", self.window or self.patch)):
-            if any(side < 1 or side % self.network.divisor for side in size):
-                raise ValueError(
-                    f"{name}: every side must be divisible by {self.network.divisor}, got {list(size)}"
-                )
+        check_agreement(self)
         return self
 
     @property
@@ -229,6 +223,8 @@ class TrainingConfig(_Section):
         """
         sections = self.model_dump(mode="json", exclude=_DESCRIPTIVE)
         sections["data"]["modalities"] = len(self.data.modalities)
+        sections["data"]["targets"] = len(self.data.targets)
+        sections["data"].pop("regions")
         sections["data"]["structures"] = [structure.source_values for structure in self.data.structures]
         return sections
 
@@ -277,7 +273,7 @@ def parse_config(data: dict[str, Any], where: str) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"configuration {where}: {describe_validation_error(error)}") from error
+        raise ConfigError(f"configuration {where}: {describe(error)}") from error
 
 
 def _set(data: dict[str, Any], names: list[str], value: Any) -> None:

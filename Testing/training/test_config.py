@@ -12,6 +12,10 @@ from training.__main__ import parse_setting
 from training.card import LICENCES
 from training.config import load_config
 
+AXES = r"augment.mirror_axes: expected axes of \(k, j, i\) out of \[1, 2\] .* got 0"
+ADVERSARIAL = {"adversarial": {"weight": 0.1}}
+WITHOUT_LATENT = {"network__latent": None}
+RECONSTRUCTS = {"network__reconstruction": {"resolutions": 1}}
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
 
 
@@ -33,7 +37,55 @@ def test_shipped_configurations_are_valid_and_carry_the_name_of_their_file(file:
         ({"network__classes": 4}, r"network.classes: expected 3 \(2 structures and background\), got 4"),
         ({"network__modalities": 2}, "network.modalities: expected 1"),
         ({"patch": [16, 15, 12]}, r"patch: every side must be divisible by 2, got \[16, 15, 12\]"),
-        ({"network__spatial_dims": 2}, "expected 3 .patches are volumes., got 2"),
+        (
+            {"network__spatial_dims": 2},
+            r"patch: expected \[i, j, 1\] for a network of two dim.* \[16, 16, 12\]",
+        ),
+        ({"network__spatial_dims": 2, "patch": [16, 16, 1], "augment": {"mirror_axes": [0]}}, AXES),
+        ({"network__widths": [6]}, r"config.*c.yaml: network.widths: expected at least 2 scales, got 1$"),
+        (
+            {"network__classification": {"classes": 2}},
+            "network.classification.classes: expected 0 as in data.tar",
+        ),
+        (
+            {"network__reconstruction": {"resolutions": 1}, "network__modalities": 1},
+            "tasks.reconstruction: expected one beside",
+        ),
+        (
+            {"tasks": {"reconstruction": {}}},
+            "network.reconstruction: expected one beside tasks.reconstruction",
+        ),
+        (
+            {"tasks": {"reconstruction": {"sigma": [0.3, 0.1]}}},
+            r"tasks.reconstruction.sigma: .* \[0.3, 0.1\]",
+        ),
+        ({"tasks": {"reconstruction": {"accelerations": [20]}}}, "centre_fraction: expected at most 1/20"),
+        (
+            {**RECONSTRUCTS, "tasks": {"reconstruction": {"complex": True}}},
+            "modalities: expected 2 .the parts of",
+        ),
+        ({"objective": {"domain_l2": 1}}, "objective.domain_l2: expected network.latent.anatomy"),
+        ({"objective": {"total_correlation": 1}}, "objective.total_correlation: .*rank above 0.*got rank 0"),
+        ({**WITHOUT_LATENT, "objective": ADVERSARIAL}, "objective.adversarial: expected a network.latent"),
+        (
+            {"objective": {"cut": {"weight": 1, "structures": ["front", "top"]}}},
+            "out of front, back, got top",
+        ),
+        (
+            {"objective": {"cut": {"weight": 1, "structures": ["front"]}}},
+            "objective.cut.structures.1 is missing",
+        ),
+        (
+            {"data__regions": [{"key": "all", "name": "All", "structures": ["top"]}]},
+            r"\(all\): expected struc",
+        ),
+        ({"data__format": "nifty"}, "data.format: expected one of .*decathlon.*, got 'nifty'"),
+        ({"baseline": "resnet18"}, "baseline: resnet18 takes classification alone, got segmentation"),
+        (
+            {"baseline": "unet", "objective": ADVERSARIAL},
+            "baseline: expected no term of the objective beside",
+        ),
+        ({"baseline": "vnet"}, "baseline: .*'unet' or 'resnet18', got 'vnet'"),
         ({"optimiser__steps": 0}, "optimiser.steps: .*greater than or equal to 1, got 0"),
         ({"optimiser__speed": 3}, "optimiser.speed: .*not permitted"),
         ({"optimiser__schedule": "linear"}, "optimiser.schedule: .*'cosine' or 'poly'"),
