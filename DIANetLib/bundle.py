@@ -6,6 +6,7 @@
     NAME/configs/inference.json     for other MONAI tools; DIANet never evaluates it
     NAME/docs/README.md             the model card
     NAME/models/model.safetensors   the weights, float16 or float32
+    NAME/models/atlas.safetensors   where each class is expected, float16, if the model was fitted with one
 
 Loading reads two files, JSON and safetensors, and executes nothing from the folder: no pickles, no
 TorchScript, no expressions of a config. Every file that isn't as it should be gets a `BundleError` with a
@@ -16,16 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DIANetLib.bundle_export import make_metadata, save_bundle
-from DIANetLib.bundle_schema import BundleMetadata, LocaliserSpec, ModalitySpec
-from DIANetLib.bundle_weights import (
-    build_network,
-    parsed,
-    verify_weights,
+from DIANetLib.bundle_schema import (
+    BundleMetadata,
+    ClassSpec,
+    LocaliserSpec,
+    ModalitySpec,
+    ReconstructionSpec,
 )
+from DIANetLib.bundle_weights import build_network, load_atlas, parsed, verify_weights
 from DIANetLib.errors import BundleError
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.model_folders import METADATA, WEIGHTS, read_document, search_paths
@@ -83,8 +87,33 @@ class LoadedModel:
 
     @property
     def structures(self) -> tuple[Structure, ...]:
-        """What the network's output channels 1, 2, ... stand for."""
+        """What the channels 1, 2, ... of the segmentation head stand for; empty without that head."""
         return self.metadata.dianet.structures
+
+    @property
+    def classes(self) -> tuple[ClassSpec, ...]:
+        """What the logits of the classification head stand for; empty without that head."""
+        return self.metadata.dianet.classes
+
+    @property
+    def reconstruction(self) -> ReconstructionSpec | None:
+        """What the reconstruction head is for; None where there is none to use."""
+        return self.metadata.dianet.reconstruction
+
+    @cached_property
+    def atlas(self) -> torch.Tensor | None:
+        """Probability of each class at each place, (K, *A) float32 on the CPU; None without an atlas.
+
+        Raises:
+            BundleError: The file is missing, damaged, or another one.
+        """
+        return load_atlas(self.path, self.metadata.dianet)
+
+    @property
+    def atlas_spacing_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size (i, j, k) of the atlas, mm; None without an atlas."""
+        spec = self.metadata.dianet.atlas
+        return None if spec is None else spec.spacing_mm
 
     @property
     def modalities(self) -> tuple[ModalitySpec, ...]:
@@ -98,7 +127,7 @@ class LoadedModel:
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by."""
+        """What the segmentation head's logits are divided by; those of classes have their own."""
         return self.metadata.dianet.temperature
 
     @property

@@ -150,7 +150,9 @@ def save_bundle(
             (temporary / part).parent.mkdir(parents=True)
         (temporary / "LICENSE").write_text(licence, encoding="utf-8")
         (temporary / METADATA).write_text(metadata.to_json(), encoding="utf-8")
-        (temporary / INFERENCE).write_text(json.dumps(inference_config(section), indent=2) + "\n", encoding="utf-8")
+        (temporary / INFERENCE).write_text(
+            json.dumps(inference_config(section), indent=2) + "\n", encoding="utf-8"
+        )
         (temporary / CARD).write_text(card, encoding="utf-8")
         (temporary / WEIGHTS).write_bytes(weights)
         if kept_atlas is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from DIANetLib.model_folders import FORMAT_VERSION
-from DIANetLib.structures import Structure, check_unique
+from DIANetLib.structures import Code, Structure, check_unique
 
 if TYPE_CHECKING:
     from DIANetLib.network import NetworkConfig
@@ -24,16 +24,21 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT_VERSION",
     "METADATA_SCHEMA_URL",
+    "AtlasSpec",
     "BundleMetadata",
+    "ClassSpec",
     "DianetSection",
     "LocaliserSpec",
     "ModalitySpec",
+    "ReconstructionSpec",
 ]
 
 #: Where MONAI publishes the schema of the outer keys.
 METADATA_SCHEMA_URL = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEY = r"^[a-z0-9]+(_[a-z0-9]+)*$"
+_SHA256 = "^[0-9a-f]{64}$"
 
 
 class _Frozen(BaseModel):
@@ -81,6 +86,46 @@ class LocaliserSpec(_Frozen):
         return _plain_name(value)
 
 
+class ClassSpec(_Frozen):
+    """One class that whole images are told apart by, equations (16-18).
+
+    Attributes:
+        key: Name for files and programs: lower case letters, digits, single underscores.
+        name: Name for people.
+        code: Coded term, where there is one.
+        temperature: Divides the logit of this class (calibration); fitted as `DianetSection.temperature` is.
+    """
+
+    key: str = Field(pattern=_KEY)
+    name: str = Field(min_length=1)
+    code: Code | None = None
+    temperature: float = Field(default=1.0, gt=0.0)
+
+
+class ReconstructionSpec(_Frozen):
+    """What the reconstruction head is for, equations (3, 4, 20, 21).
+
+    Attributes:
+        task: `"denoising"` reads a noisy image; `"k-space"` reads what undersampled k-space looks like.
+    """
+
+    task: Literal["denoising", "k-space"] = "denoising"
+
+
+class AtlasSpec(_Frozen):
+    """The file `models/atlas.safetensors`: where in the image each class is expected to be.
+
+    Attributes:
+        spacing_mm: Voxel size (i, j, k), mm.
+        sha256: Hash of the file, hexadecimal.
+        size_bytes: Length of the file.
+    """
+
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    sha256: str = Field(default="0" * 64, pattern=_SHA256)
+    size_bytes: int = Field(default=0, ge=0)
+
+
 class DianetSection(_Frozen):
     """What DIANet needs to run a model.
 
@@ -90,7 +135,11 @@ class DianetSection(_Frozen):
         network: Fields of `NetworkConfig`.
         preprocess: Fields of `PreprocessConfig`.
         window: Voxels (i, j, k) of the sliding window, on the model's own grid.
-        structures: What the output channels 1, 2, ... stand for, in this order; channel 0 is background.
+        structures: What the output channels 1, 2, ... of the segmentation head stand for, in this order;
+            channel 0 is background. Empty for a network without that head.
+        classes: What the logits of the classification head stand for, in this order. Empty without that head.
+        reconstruction: What the reconstruction head is for; None where there is none to use.
+        atlas: The atlas that the weights were fitted with, if one was.
         modalities: What the input channels stand for, in this order.
         temperature: Divides the logits (calibration); fitted on cases that the weights weren't fitted on.
         localiser: Which model finds the region to look at, if one is needed.
@@ -105,13 +154,16 @@ class DianetSection(_Frozen):
     network: dict[str, Any]
     preprocess: dict[str, Any]
     window: tuple[int, int, int]
-    structures: tuple[Structure, ...] = Field(min_length=1)
+    structures: tuple[Structure, ...] = ()
+    classes: tuple[ClassSpec, ...] = ()
+    reconstruction: ReconstructionSpec | None = None
+    atlas: AtlasSpec | None = None
     modalities: tuple[ModalitySpec, ...] = Field(min_length=1)
     temperature: float = Field(default=1.0, gt=0.0)
     localiser: LocaliserSpec | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     figures: dict[str, Any] = Field(default_factory=dict)
-    sha256: str = Field(default="0" * 64, pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(default="0" * 64, pattern=_SHA256)
     size_bytes: int = Field(default=0, ge=0)
 
     @field_validator("name")
@@ -132,6 +184,11 @@ class DianetSection(_Frozen):
         values = [structure.value for structure in self.structures]
         if values != list(range(1, len(values) + 1)):
             raise ValueError(f"expected the structures' values to be 1, 2, ... in order, got {values}")
+        if not (self.structures or self.classes or self.reconstruction):
+            raise ValueError("expected structures, classes or a reconstruction, got none of them")
+        if len(self.classes) == 1 or len({entry.key for entry in self.classes}) < len(self.classes):
+            keys = ", ".join(entry.key for entry in self.classes)
+            raise ValueError(f"expected two or more classes, each with a key of its own, got {keys}")
         names = [name.casefold() for m in self.modalities for name in (m.name, *m.aliases)]
         if len(set(names)) != len(names):
             raise ValueError("expected every name and alias of a modality to be there once")

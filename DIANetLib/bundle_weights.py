@@ -15,13 +15,16 @@ import pydantic
 
 from DIANetLib.bundle_schema import DianetSection
 from DIANetLib.errors import BundleError, DIANetError
-from DIANetLib.model_folders import METADATA, REINSTALL, WEIGHTS, first_line
+from DIANetLib.model_folders import ATLAS, METADATA, REINSTALL, WEIGHTS, first_line
 
 if TYPE_CHECKING:
     import torch
 
     from DIANetLib.network import DIANet, NetworkConfig
 
+
+#: Name of the tensor in the atlas file.
+ATLAS_KEY = "atlas"
 
 _PICKLED = (".pt", ".pth", ".ts", ".pkl", ".bin", ".ckpt")
 _Parsed = TypeVar("_Parsed")
@@ -83,13 +86,7 @@ def build_network(path: Path, section: DianetSection) -> DIANet:
 
     file = path / WEIGHTS
     config = parsed(section.network_config, path, "dianet.network")
-    if (config.modalities, config.classes) != (len(section.modalities), len(section.structures) + 1):
-        raise BundleError(
-            f"The model {section.name!r} is inconsistent: its network has {config.modalities} inputs and"
-            f" {config.classes} classes, its metadata names {len(section.modalities)} modalities and"
-            f" {len(section.structures)} structures (and background).",
-            remedy=REINSTALL,
-        )
+    _check_heads(config, section)
     try:
         state = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
@@ -102,6 +99,56 @@ def build_network(path: Path, section: DianetSection) -> DIANet:
         network = DIANet(config)
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def load_atlas(path: Path, section: DianetSection) -> torch.Tensor | None:
+    """The atlas of the folder `path`, (K, *A) float32; None if the metadata names none.
+
+    Raises:
+        BundleError: The file is missing, damaged, or another one than the metadata names.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if section.atlas is None:
+        return None
+    file = path / ATLAS
+    if not file.is_file():
+        raise BundleError(f"The model folder {path} is incomplete: {ATLAS} is missing.", remedy=REINSTALL)
+    if file.stat().st_size != section.atlas.size_bytes or _sha256(file) != section.atlas.sha256:
+        raise BundleError(
+            f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
+            f" one in {METADATA}.",
+            remedy=REINSTALL,
+        )
+    try:
+        atlas = load_file(file)[ATLAS_KEY]
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise BundleError(
+            f"{file} is not a readable atlas ({first_line(error)}).", remedy=REINSTALL
+        ) from error
+    return atlas.float()
+
+
+def _check_heads(config: NetworkConfig, section: DianetSection) -> None:
+    """Compare the network's inputs and outputs with what the metadata names."""
+    inputs = len(section.modalities)
+    classes = 0 if config.classification is None else config.classification.classes
+    labels = len(section.structures) + 1 if section.structures else 0
+    if (config.modalities, config.classes, classes) != (inputs, labels, len(section.classes)):
+        raise BundleError(
+            f"The model {section.name!r} is inconsistent: its network has {config.modalities} inputs,"
+            f" {config.classes} labels of voxels and {classes} classes of images, its metadata names {inputs}"
+            f" modalities, {len(section.structures)} structures (beside the background) and"
+            f" {len(section.classes)} classes.",
+            remedy=REINSTALL,
+        )
+    if section.reconstruction is not None and config.reconstruction is None:
+        raise BundleError(
+            f"The model {section.name!r} is inconsistent: its metadata names a reconstruction"
+            f" ({section.reconstruction.task}), its network has no head for one.",
+            remedy=REINSTALL,
+        )
 
 
 def check_architecture(config: NetworkConfig, found: Mapping[str, tuple[int, ...]], path: Path) -> None:

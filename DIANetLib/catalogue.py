@@ -82,6 +82,7 @@ def _info(path: Path, data: Mapping[str, Any]) -> ModelInfo:
             for m in section["modalities"]
         ),
         structures=tuple(structure_info(_structure(entry)) for entry in section["structures"]),
+        classes=tuple(str(entry["name"]) for entry in section.get("classes", ())),
         sides=localiser is not None and localiser.get("instances") == "left-right",
         licence=_licence(data),
         size_bytes=size,

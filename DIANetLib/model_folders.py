@@ -11,6 +11,7 @@ from typing import Any
 from DIANetLib.errors import BundleError
 
 __all__ = [
+    "ATLAS",
     "FORMAT_VERSION",
     "METADATA",
     "REINSTALL",
@@ -21,10 +22,12 @@ __all__ = [
 ]
 
 #: Version of the `"dianet"` section of the metadata that this release writes, and the newest that it reads.
-FORMAT_VERSION = 1
+#: 1: segmentation alone; 2: classes, reconstruction, atlas.
+FORMAT_VERSION = 2
 
 METADATA = Path("configs/metadata.json")
 WEIGHTS = Path("models/model.safetensors")
+ATLAS = Path("models/atlas.safetensors")
 
 #: What to do about a model whose files are not what they were.
 REINSTALL = "Install or copy the model again."

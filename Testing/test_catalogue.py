@@ -10,6 +10,7 @@ from DIANetLib.bundle import list_bundles
 from DIANetLib.bundle_schema import ModalitySpec
 from DIANetLib.catalogue import read_catalogue, search_paths, structure_info
 from DIANetLib.worker.protocol import CodeInfo, ModalityInfo
+from Testing.bundle.test_heads import write_classifier
 from Testing.bundle.tiny import localiser, structures, write_bundle
 
 
@@ -103,3 +104,10 @@ def test_the_first_of_a_name_wins_and_what_is_no_model_is_not_listed(tmp_path, m
     monkeypatch.setenv("DIANET_MODELS", str(first))
     assert search_paths()[0] == first
     assert read_catalogue()[0].path == str(first / "tiny")
+
+
+def test_a_classifier_is_listed_with_its_classes_and_without_structures(tmp_path):
+    write_classifier(tmp_path)
+    (info,) = read_catalogue([tmp_path])
+    assert (info.problem, info.structures) == (None, ())
+    assert info.classes == ("No finding", "Pneumonia")

@@ -204,7 +204,9 @@ class ModelInfo:
         description: What it does, a sentence or two.
         intended_use: What it is meant for, and what not.
         modalities: Its inputs, in order.
-        structures: What it finds, in order; where sides are told apart, a result has each once per side.
+        structures: What it finds, in order; where sides are told apart, a result has each once per side. Empty
+            for a model that does not segment.
+        classes: Names of the classes that it tells whole images apart by, in order; usually none.
         sides: Whether it tells left and right apart.
         licence: Name of the licence of its weights.
         size_bytes: Size of its weights.
@@ -219,6 +221,7 @@ class ModelInfo:
     intended_use: str = ""
     modalities: tuple[ModalityInfo, ...] = ()
     structures: tuple[StructureInfo, ...] = ()
+    classes: tuple[str, ...] = ()
     sides: bool = False
     licence: str = ""
     size_bytes: int = 0

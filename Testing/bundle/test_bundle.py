@@ -104,7 +104,7 @@ def test_weights_are_stored_as_float16_and_loaded_as_float32(bundle: Path) -> No
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, expected[key].half().float(), rtol=0, atol=0)
     x = torch.randn(1, 1, 8, 8, 8)
-    torch.testing.assert_close(net(x).mean, network()(x).mean, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(net(x).segmented.mean, network()(x).segmented.mean, rtol=0.02, atol=0.02)
 
 
 def test_the_network_is_built_once_and_can_be_released(bundle: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_network_is_built_once_and_can_be_released(bundle: Path) -> None:
 def test_a_2d_network_can_be_saved_and_loaded(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"spatial_dims": 2}).model_dump(mode="json")
     model = load_bundle(write_bundle(tmp_path, network=config, window=(8, 8, 1)))
-    assert model.network()(torch.zeros(1, 1, 8, 8)).mean.shape == (1, 3, 8, 8)
+    assert model.network()(torch.zeros(1, 1, 8, 8)).segmented.mean.shape == (1, 3, 8, 8)
 
 
 def test_models_are_found_by_name_in_the_folders_of_dianet_models(bundle: Path, models: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_foreign_monai_bundle_gets_a_sentence(bundle: Path, text: str) -> None
 
 def test_a_newer_format_version_asks_for_an_update(bundle: Path) -> None:
     edit(bundle, format_version=7, something_new=True)
-    with pytest.raises(BundleError, match=r"format version 7, this DIANet reads up to 1\. Update DIANet"):
+    with pytest.raises(BundleError, match=r"format version 7, this DIANet reads up to 2\. Update DIANet"):
         load_bundle(bundle)
 
 
@@ -291,7 +291,7 @@ def test_weights_that_are_not_finite_get_a_sentence(bundle: Path) -> None:
 def test_a_network_that_does_not_fit_the_structures_gets_a_sentence(bundle: Path) -> None:
     edit(bundle, network=CONFIG.model_copy(update={"classes": 7}).model_dump(mode="json"))
     model = load_bundle(bundle)
-    with pytest.raises(BundleError, match="its network has 1 inputs and 7 classes, its metadata names"):
+    with pytest.raises(BundleError, match="its network has 1 inputs, 7 labels of voxels and 0 classes"):
         model.network()
 
 

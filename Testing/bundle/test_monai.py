@@ -42,9 +42,9 @@ def test_inference_json_runs_in_monai_and_agrees_with_the_network(tmp_path: Path
     x = torch.from_numpy(normalise(array.transpose(2, 1, 0)))  # (k, j, i)
     network = load_bundle(bundle).network()
     if spatial_dims == 3:
-        logits = network(x[None, None]).mean[0]
+        logits = network(x[None, None]).segmented.mean[0]
     else:
-        logits = network(x[:, None]).mean.transpose(0, 1)
+        logits = network(x[:, None]).segmented.mean.transpose(0, 1)
     expected = logits.argmax(0).numpy().transpose(2, 1, 0)
     assert (found == expected).mean() > 0.99  # percentiles may interpolate differently
     assert len(np.unique(expected)) > 1
