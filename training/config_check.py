@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from DIANetLib.errors import ConfigError
+from training.degrade import check_masks
+
 if TYPE_CHECKING:
     from training.config import TrainingConfig
 
@@ -117,6 +120,10 @@ def _tasks(config: TrainingConfig) -> None:
         raise ValueError(
             f"tasks.reconstruction.complex: expected the operator kspace with it, got {task.operator}"
         )
+    try:
+        check_masks(task, config.patch[0])
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
     if not network.classes and network.classification is None and task.share < 1.0:
         raise ValueError(
             f"tasks.reconstruction.share: expected 1 where reconstruction is the one task, got {task.share:g}"

@@ -107,12 +107,12 @@ def test_blanking_keeps_the_structures_hull_and_makes_all_else_equal() -> None:
 
 def test_modalities_go_missing_as_often_as_asked_but_one_is_always_left():
     rng = np.random.default_rng(0)
-    kept = np.array([available(3, 0.4, rng) for _ in range(4000)])
+    kept = np.array([available((True,) * 3, 0.4, rng) for _ in range(4000)])
 
     assert kept.any(1).all()
     # Of all draws 0.4^3 would leave none; one of the three is put back in each of those.
     assert kept.mean() == pytest.approx(0.6 + 0.4**3 / 3, abs=0.02)
-    assert available(3, 0.0, rng).all()
+    assert available((True,) * 3, 0.0, rng).all()
 
 
 def test_dropping_modalities_changes_nothing_else_of_a_patch(cases: list[PreparedCase]):
@@ -120,3 +120,51 @@ def test_dropping_modalities_changes_nothing_else_of_a_patch(cases: list[Prepare
 
     assert plain["available"].all()
     torch.testing.assert_close(plain["image"], dropping["image"], rtol=0, atol=0)
+
+
+def test_a_modality_that_the_case_lacks_stays_blank_and_is_never_the_one_that_is_left():
+    rng = np.random.default_rng(0)
+    kept = np.array([available((True, False, True), 0.6, rng) for _ in range(2000)])
+
+    assert not kept[:, 1].any()
+    assert kept.any(1).all()
+    assert kept[:, 0].mean() == pytest.approx(0.4 + 0.36 / 2, abs=0.04)
+
+
+def test_cases_without_labels_target_or_a_modality_are_read_for_what_they_have():
+    image = np.ones((2, 12, 16, 16), np.float32)
+    image[1] = 0.0
+    bare = PreparedCase("bare", image, None, available=(True, False))
+    known = PreparedCase("known", np.ones((2, 12, 16, 16), np.float32), None, target=1)
+
+    patches = [stream([bare], **ALWAYS)[0], stream([known])[0]]
+
+    assert [bool(patch["labelled"]) for patch in patches] == [False, False]
+    assert [int(patch["target"]) for patch in patches] == [-1, 1]
+    assert patches[0]["available"].tolist() == [True, False]
+    assert (patches[0]["image"][1] == 0).all()
+
+
+def test_slices_of_volumes_and_small_images_are_read_in_two_dimensions(cases: list[PreparedCase]):
+    flat = AugmentConfig(**{**config().augment.model_dump(), **ALWAYS, "mirror_axes": (1, 2)})
+    small = PreparedCase("small", np.ones((1, 1, 10, 9), np.float32), np.ones((1, 10, 9), np.uint8))
+
+    for number in range(4):
+        patches = PatchStream([cases[0], small], (1, 16, 12), flat, seed=1, first=0, count=4, spatial_dims=2)
+        assert patches[number]["image"].shape == (1, 16, 12)
+        assert patches[number]["labels"].shape == (16, 12)
+    still = AugmentConfig(**dict.fromkeys(ALWAYS, 0.0), mirror_axes=())
+    patch = PatchStream([small], (1, 16, 12), still, seed=1, first=0, count=1, spatial_dims=2)[0]
+    assert int(patch["labels"].sum()) == int(patch["image"].sum()) == 90
+
+
+def test_turning_a_slice_keeps_it_in_its_plane():
+    plain = dict.fromkeys(ALWAYS, 0.0) | {"affine_probability": 1.0}
+    turned = AugmentConfig(**plain, mirror_axes=(), rotation_deg=20.0, scale=(1.0, 1.0), foreground_crops=0.0)
+    disc = np.hypot(*np.mgrid[-16:16, -16:16] + 0.5) < 9
+    case = PreparedCase("disc", disc[None, None].astype(np.float32), disc[None].astype(np.uint8))
+
+    patch = PatchStream([case], (1, 32, 32), turned, seed=1, first=0, count=1, spatial_dims=2)[0]
+
+    assert abs(int(patch["labels"].sum()) - int(disc.sum())) < 8
+    assert (torch.from_numpy(disc) == (patch["labels"] == 1)).float().mean() > 0.98
