@@ -44,10 +44,14 @@ class ModalityConfig(Section):
 
 
 class TargetConfig(Section):
-    """One class that whole cases belong to; cases hold its place in the list as a number from 0."""
+    """One class that whole cases belong to; cases hold its place in the list as a number from 0.
+
+    `source_values` is what the data set calls it, the key if left out.
+    """
 
     key: str = Field(pattern=r"^[a-z0-9_]+$")
     name: str
+    source_values: tuple[str, ...] = ()
 
 
 class RegionConfig(Section):
@@ -63,6 +67,7 @@ class DataConfig(Section):
 
     Attributes:
         format: how the cases are laid out: the module of `training.datasets` that finds and reads them.
+        options: settings of that module, if it has any.
         release: name of the public release that `monai.apps.DecathlonDataset` downloads, or None.
         folds: number of folds over the sorted case names (shuffled once with `split_seed`).
         inner: number of training cases kept from fitting for the temperature.
@@ -72,6 +77,7 @@ class DataConfig(Section):
     """
 
     format: str = "decathlon"
+    options: dict[str, Any] = Field(default_factory=dict)
     release: str | None = None
     folds: int = Field(default=5, ge=2)
     split_seed: int = 12345
@@ -89,6 +95,13 @@ class DataConfig(Section):
         if name not in known_formats():
             raise ValueError(f"expected one of {', '.join(known_formats())}")
         return name
+
+    @model_validator(mode="after")
+    def _options_are_the_formats(self) -> DataConfig:
+        from training.datasets import check_options  # it needs this module
+
+        check_options(self.format, self.options)
+        return self
 
 
 class AugmentConfig(Section):

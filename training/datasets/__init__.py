@@ -2,19 +2,24 @@
 """Data sets: one module a layout, named by `data.format` in the configuration.
 
 A module of a data set has a function `find_cases(folder: Path, config: DataConfig) -> tuple[Case, ...]`, and
-where its cases are not simply image files, `read_case(case: Case, config: DataConfig) -> SourceCase`.
-`docs/training.md` shows how to write one.
+where its cases are not simply image files, `read_case(case: Case, config: DataConfig) -> SourceCase`. If it has
+settings, they are its class `Options`, which `data.options` fills. `docs/training.md` shows how to write one.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from DIANetLib.errors import InputError
 from training.config import DataConfig, TrainingConfig
+from training.config_check import describe
 from training.datasets.base import (
     Case,
     PreparedCase,
@@ -33,6 +38,7 @@ __all__ = [
     "PreparedCase",
     "SourceCase",
     "Split",
+    "check_options",
     "find_cases",
     "known_formats",
     "labels_on_grid",
@@ -51,6 +57,26 @@ def known_formats() -> tuple[str, ...]:
     """What `data.format` can be, sorted."""
     modules = {module.name for module in pkgutil.iter_modules(__path__)} - _PARTS
     return tuple(sorted(name.replace("_", "-") for name in modules))
+
+
+def check_options(format_name: str, options: Mapping[str, Any]) -> None:
+    """Raise unless a data set takes these settings.
+
+    Raises:
+        ValueError: it names those that it takes.
+    """
+    kind: type[BaseModel] | None = getattr(_module(format_name), "Options", None)
+    unknown = sorted(set(options) - set(kind.model_fields if kind else ()))
+    if unknown:
+        known = ", ".join(sorted(kind.model_fields)) if kind else "none"
+        raise ValueError(
+            f"options: expected settings of the format {format_name} ({known}), got {', '.join(unknown)}"
+        )
+    if kind is not None:
+        try:
+            kind.model_validate(options)
+        except ValidationError as error:
+            raise ValueError(f"options.{describe(error)}") from error
 
 
 def find_cases(folder: str | Path, config: DataConfig | None = None) -> tuple[Case, ...]:
