@@ -202,7 +202,10 @@ class _Score(nn.Module):
         if self.mask is None:
             own = logits.argmax(0) == self.channel
             self.voxels = int(own.sum())
-            return own if self.voxels else torch.softmax(logits, 0)[self.channel]
+            if self.voxels:
+                return own
+            share = torch.log_softmax(logits, 0)[self.channel]
+            return (share - share.max()).exp()  # to scale, as the probabilities themselves may round to zero
         self.voxels = int(self.mask.sum())
         return self.mask
 

@@ -37,14 +37,16 @@ def case(generator: torch.Generator, size: int = 16) -> tuple[Tensor, Tensor, Te
 
 @pytest.fixture(scope="module")
 def fitted() -> DIANet:
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     model = DIANet(CONFIG).train()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     generator = torch.Generator().manual_seed(0)
     for _ in range(40):
         x, y, _ = case(generator)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(x).mean, y, weight=torch.tensor([1.0, 5.0, 5.0])).backward()
+        torch.nn.functional.cross_entropy(
+            model(x).segmented.mean, y, weight=torch.tensor([1.0, 5.0, 5.0])
+        ).backward()
         optimizer.step()
     return model.eval().requires_grad_(False)
 
@@ -57,12 +59,12 @@ def image() -> Tensor:
 def by_hand(model: DIANet, x: Tensor, channel: int) -> Tensor:
     """Equation 30 written out: features times the mean gradient of the structure's mean logit."""
     encoded = model.encode(x)
-    mask = model.decode(encoded).mean[0].argmax(0) == channel
+    mask = model.decode(encoded).segmented.mean[0].argmax(0) == channel
     leaf = encoded.features.clone().requires_grad_()
     kept: list[Tensor] = []
     handle = model.bottleneck.register_forward_hook(lambda _m, _i, output: kept.append(output))
     try:
-        score = model.decode(replace(encoded, features=leaf)).mean[0, channel][mask].mean()
+        score = model.decode(replace(encoded, features=leaf)).segmented.mean[0, channel][mask].mean()
     finally:
         handle.remove()
     (gradient,) = torch.autograd.grad(score, kept[0])
@@ -185,7 +187,7 @@ def test_an_absent_structure_is_explained_by_its_probabilities(fitted: DIANet) -
     assert model.segmentation.logits.bias is not None
     model.segmentation.logits.bias[1] -= 100
     x = case(torch.Generator().manual_seed(7))[0]
-    assert not bool((model(x).mean[0].argmax(0) == 1).any())
+    assert not bool((model(x).segmented.mean[0].argmax(0) == 1).any())
     found = gradcam(model, x, 1)
     assert bool(found.isfinite().all())
     assert 0 <= found.min() <= found.max() <= 1

@@ -68,7 +68,7 @@ def measure(
         with torch.inference_mode():
             with autocast(x.device):
                 output = network(x)
-            output.probabilities(temperature)
+            output.segmented.probabilities(temperature)
 
     def sampled() -> None:
         sample_window(network, x, samples=samples, batch=batch, temperature=temperature)

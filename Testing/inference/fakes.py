@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.inference.prediction import ModelRef
-from DIANetLib.network import DIANet, LatentConfig, NetworkConfig, SegmentationOutput
+from DIANetLib.network import DIANet, DIANetOutput, LatentConfig, NetworkConfig, SegmentationOutput
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import ANATOMICAL_STRUCTURE, Code, Structure
 from DIANetLib.volume import Geometry, Volume
@@ -87,18 +87,18 @@ class ThresholdNetwork(nn.Module):
     def divisor(self) -> tuple[int, ...]:
         return (self.config.divisor,) * self.config.spatial_dims
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, available: Tensor | None = None) -> Tensor:
         self.encoded += 1
         return self.layer(x)
 
-    def decode(self, encoded: Tensor, generators=None) -> SegmentationOutput:
+    def decode(self, encoded: Tensor, generators=None) -> DIANetOutput:
         rows = len(generators) if generators is not None else 1
         self.decoded += rows
         self.rows = max(self.rows, rows)
         evidence = 8 * (encoded[:, 0] - self.threshold)
         others = [torch.full_like(evidence, -30.0)] * (self.config.classes - 2)
         logits = torch.stack([-evidence, evidence, *others], dim=1).repeat_interleave(rows, 0)
-        return SegmentationOutput(logits)
+        return DIANetOutput(SegmentationOutput(logits))
 
 
 def volume(shape=(20, 22, 24), *, spacing=(1.0, 1.0, 1.0), direction=RAS, seed=0, **fields) -> Volume:

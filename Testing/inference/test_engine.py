@@ -45,7 +45,7 @@ def _naive(network, array, window, samples, seed, temperature):
         x = w.cut(torch.from_numpy(array)[None])[None]
         with torch.no_grad():
             passes = [
-                network(x, generators=sample_generators(seed, w.index, [t])).probabilities(temperature)
+                network(x, generators=sample_generators(seed, w.index, [t])).segmented.probabilities(temperature)
                 for t in range(samples)
             ]
         p = torch.cat(passes).double().numpy()[(slice(None), slice(None), *w.valid)]
@@ -253,7 +253,7 @@ def test_a_network_of_slices_reads_the_slices_of_a_volume_one_by_one():
     prediction = Segmenter(model, "cpu").segment([image], samples=0, keep_probabilities=True)
     x = torch.from_numpy(normalise(image.array))[:, None]
     with torch.no_grad():
-        expected = model.net(x).probabilities()[:, 1].numpy()
+        expected = model.net(x).segmented.probabilities()[:, 1].numpy()
     np.testing.assert_allclose(prediction.probabilities["head"].array, expected, atol=1e-5)
 
 

@@ -23,8 +23,8 @@ def test_cached_batched_passes_equal_a_loop_of_full_forward_passes(batch):
     maps = sample_window(network, x, samples=7, seed=5, window=2, batch=batch, temperature=1.3)
     with torch.no_grad():
         outputs = [network(x, generators=sample_generators(5, 2, [t])) for t in range(7)]
-        samples = torch.cat([output.probabilities(1.3) for output in outputs])
-        logit_variance = torch.cat([output.log_variance.exp() for output in outputs])
+        samples = torch.cat([output.segmented.probabilities(1.3) for output in outputs])
+        logit_variance = torch.cat([output.segmented.log_variance.exp() for output in outputs])
     close = {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(maps.mean_probability, samples.mean(0), **close)
     torch.testing.assert_close(maps.total, entropy(samples.mean(0)), **close)
@@ -39,7 +39,7 @@ def test_a_two_dimensional_network_equals_its_loop_too():
     network, x = tiny_network(tiny_config(spatial_dims=2)), _image((8, 10))
     maps = sample_window(network, x, samples=3, batch=2)
     with torch.no_grad():
-        outputs = [network(x, generators=sample_generators(0, 0, [t])).probabilities() for t in range(3)]
+        outputs = [network(x, generators=sample_generators(0, 0, [t])).segmented.probabilities() for t in range(3)]
     torch.testing.assert_close(maps.mean_probability, torch.cat(outputs).mean(0), atol=1e-5, rtol=0)
 
 
@@ -47,7 +47,7 @@ def test_no_samples_mean_one_plain_pass_without_epistemic_part():
     network, x = tiny_network(), _image()
     maps = sample_window(network, x, samples=0)
     with torch.no_grad():
-        plain = network(x).probabilities()[0]
+        plain = network(x).segmented.probabilities()[0]
     torch.testing.assert_close(maps.mean_probability, plain, atol=1e-6, rtol=0)
     assert maps.epistemic.abs().max() == 0
 
