@@ -107,7 +107,8 @@ class ReconstructionHead(nn.Module):
         repeats = bottleneck.shape[0] // observed.shape[0]
         if repeats > 1:
             observed = observed.repeat_interleave(repeats, 0)
-        x, maps = bottleneck, []
+        x = bottleneck
+        maps: list[Tensor] = []
         for scale, skip in zip(self.scales, prepared, strict=True):
             finest_scale = len(maps) == len(self.scales) - 1
             x = source.channel_dropout(scale(x, skip), 0.0 if finest_scale else self.decoder_dropout)

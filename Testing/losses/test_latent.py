@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
-from DIANetLib.losses.latent import free_bits_kl, gaussian_kl
+from DIANetLib.losses.latent import free_bits_kl, gaussian_kl, total_correlation
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (2, 4, 3, 2, 5)], ids=["2d", "3d"])
@@ -47,3 +47,26 @@ def test_dimensions_below_the_allowance_are_not_pulled() -> None:
     free_bits_kl(mean, torch.zeros(1, 2, 1, 1), 0.1).backward()
     assert mean.grad is not None
     assert mean.grad.flatten().tolist() == [2.0, 0.0]
+
+
+def test_the_total_correlation_completes_the_divergence_of_a_low_rank_gaussian() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance = torch.randn((2, 2, 4, 3), generator=generator)  # (B, d, positions) each
+    factors = torch.randn((2, 2, 4, 3), generator=generator)  # (B, r, d, positions)
+    marginal = torch.log(log_variance.exp() + factors.square().sum(1))
+    ours = gaussian_kl(mean, marginal).sum() + total_correlation(log_variance, factors)
+    one = LowRankMultivariateNormal(
+        mean.movedim(1, -1), factors.permute(0, 3, 2, 1), log_variance.exp().movedim(1, -1)
+    )
+    full = MultivariateNormal(one.loc, covariance_matrix=one.covariance_matrix)
+    prior = MultivariateNormal(torch.zeros(4), covariance_matrix=torch.eye(4))
+    torch.testing.assert_close(ours, kl_divergence(full, prior).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_diagonal_gaussian_has_no_total_correlation_and_factors_get_a_gradient_beside_it() -> None:
+    log_variance = torch.randn(1, 4, 3)
+    assert abs(float(total_correlation(log_variance, torch.zeros(1, 2, 4, 3)))) < 1e-6
+    factors = torch.full((1, 2, 4, 3), 0.1, requires_grad=True)
+    total_correlation(log_variance, factors).backward()
+    assert factors.grad is not None
+    assert factors.grad.any()

@@ -26,7 +26,7 @@ def test_at_step_zero_the_network_equals_the_one_without_attention(dims: int) ->
         torch.manual_seed(5)
         networks.append(DIANet(setup).eval())
     x = image(config(dims), 2)
-    assert torch.equal(networks[0](x).mean, networks[1](x).mean)
+    assert torch.equal(networks[0](x).segmented.mean, networks[1](x).segmented.mean)
 
 
 @DIMS
@@ -36,7 +36,7 @@ def test_after_one_step_every_parameter_of_the_attention_has_a_gradient(dims: in
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimiser.zero_grad()
-        model(image(model.config, 2)).mean.square().mean().backward()
+        model(image(model.config, 2)).segmented.mean.square().mean().backward()
         optimiser.step()
     assert model.attention is not None
     assert [n for n, p in model.attention.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -120,8 +120,8 @@ def test_attention_on_the_pyramid_exports_to_a_graph_with_the_same_results() -> 
             self.model = model
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.model(x).mean
+            return self.model(x).segmented.mean
 
     with torch.no_grad():
         exported = torch.export.export(MeanPass(), (x,)).module()
-        torch.testing.assert_close(exported(x), model(x).mean, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(exported(x), model(x).segmented.mean, atol=1e-5, rtol=1e-5)

@@ -145,10 +145,11 @@ def test_at_step_zero_the_network_equals_the_one_without_codebook(dims: int) -> 
     assert set(missing) == {"codebook.codes", "codebook.gain", "codebook.usage"}
     assert not unexpected
     x = image(setup, 2)
-    assert torch.equal(model(x).mean, plain(x).mean)
+    assert torch.equal(model(x).segmented.mean, plain(x).segmented.mean)
     seeds = range(4)
     assert torch.equal(
-        model(x, generators=generators(seeds)).mean, plain(x, generators=generators(seeds)).mean
+        model(x, generators=generators(seeds)).segmented.mean,
+        plain(x, generators=generators(seeds)).segmented.mean,
     )
 
 

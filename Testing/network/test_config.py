@@ -30,7 +30,35 @@ SMALL: dict[str, Any] = {
         ({"spatial_dims": 4}, "spatial_dims: .* less than or equal to 3, got 4"),
         ({"spatial_dims": 1}, "spatial_dims: .* greater than or equal to 2, got 1"),
         ({"modalities": 0}, "modalities: .* greater than or equal to 1, got 0"),
-        ({"classes": 1}, "classes: .* greater than or equal to 2, got 1"),
+        ({"classes": 1}, r"classes: expected 2 or more .background and a structure., or 0 .*, got 1"),
+        ({"classes": -2}, "classes: .* greater than or equal to 0, got -2"),
+        ({"classes": 0}, r"expected a head .classes for segmentation, .* or reconstruction., got none"),
+        ({"classification": {}}, "classification.classes is missing"),
+        ({"classification": {"classes": 1}}, "classification.classes: .* or equal to 2, got 1"),
+        ({"classification": {"classes": 3, "dropout": 1}}, "classification.dropout: .* less than 1, got 1"),
+        ({"latent": {"rank": -1}}, "latent.rank: .* greater than or equal to 0, got -1"),
+        (
+            {"classes": 0, "classification": {"classes": 2}, "latent": {"anatomy": True}},
+            "latent.anatomy: expected a segmentation head for it to act on, got classes 0",
+        ),
+        (
+            {"classes": 0, "classification": {"classes": 2}, "reliable_path": {}},
+            "reliable_path: expected a segmentation head for it to act on, got classes 0",
+        ),
+        (
+            {"reliable_path": {}, "deep_supervision": 0},
+            "reliable_path: expected a second path .*, got the head's full path alone",
+        ),
+        ({"reliable_path": {"sharpness": 0}}, "reliable_path.sharpness: .* greater than 0, got 0"),
+        (
+            {"modalities": 2, "reconstruction": {"channels": 1}},
+            "reconstruction.channels: expected 2, as many as modalities, .* got 1; set residual to false",
+        ),
+        (
+            {"reconstruction": {"resolutions": 3}},
+            "reconstruction.resolutions: at most 2 decoder scales exist, got 3",
+        ),
+        ({"reconstruction": {"width_factor": -1}}, "reconstruction.width_factor: .* than 0, got -1"),
         ({"classes": "many"}, "classes: .* valid integer.*, got 'many'"),
         ({"widths": [4]}, "widths: expected at least 2 scales, got 1"),
         ({"widths": [4, 0, 8]}, r"widths: expected positive channel counts, got \[4, 0, 8\]"),
@@ -80,8 +108,8 @@ def test_each_bad_field_is_named(changes: dict[str, Any], sentence: str) -> None
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^network configuration: classes is missing$"):
-        NetworkConfig.parse({})
+    with pytest.raises(ConfigError, match=r"^network configuration: classification.classes is missing$"):
+        NetworkConfig.parse({"classification": {}})
 
 
 def test_every_problem_is_named_in_one_sentence() -> None:

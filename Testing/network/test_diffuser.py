@@ -137,11 +137,12 @@ def test_at_step_zero_the_network_equals_the_one_without_diffuser(dims: int) -> 
     assert all(name.startswith("diffuser.") for name in missing)
     assert not unexpected
     x = image(setup, 2)
-    assert torch.equal(model(x).mean, plain(x).mean)
-    assert torch.equal(model(x, times=torch.tensor([[0.0, 1.0]])).mean, plain(x).mean)
+    assert torch.equal(model(x).segmented.mean, plain(x).segmented.mean)
+    assert torch.equal(model(x, times=torch.tensor([[0.0, 1.0]])).segmented.mean, plain(x).segmented.mean)
     seeds = range(4)
     assert torch.equal(
-        model(x, generators=generators(seeds)).mean, plain(x, generators=generators(seeds)).mean
+        model(x, generators=generators(seeds)).segmented.mean,
+        plain(x, generators=generators(seeds)).segmented.mean,
     )
 
 
@@ -167,17 +168,19 @@ def test_a_network_aligns_each_sample_of_a_sequence_with_the_same_sample_of_the_
     model = network(setup)
     x, times = image(setup, 6), torch.tensor([[0.0, 1.0, 3.0], [0.0, 2.0, 2.5]])
     with torch.no_grad():
-        mean = model(x, times=times).mean
-        sampled = model(x, generators=generators(range(12)), times=times).mean
+        mean = model(x, times=times).segmented.mean
+        sampled = model(x, generators=generators(range(12)), times=times).segmented.mean
         for case in range(2):
             rows = slice(3 * case, 3 * case + 3)
-            alone = model(x[rows], times=times[case : case + 1]).mean
+            alone = model(x[rows], times=times[case : case + 1]).segmented.mean
             torch.testing.assert_close(mean[rows], alone, atol=1e-5, rtol=1e-5)
             for sample in range(2):
                 seeds = [6 * case + 2 * point + sample for point in range(3)]
-                one = model(x[rows], generators=generators(seeds), times=times[case : case + 1]).mean
+                one = model(
+                    x[rows], generators=generators(seeds), times=times[case : case + 1]
+                ).segmented.mean
                 torch.testing.assert_close(sampled[seeds], one, atol=1e-5, rtol=1e-5)
-    assert (mean - model(x).mean).abs().max() > 1e-4
+    assert (mean - model(x).segmented.mean).abs().max() > 1e-4
 
 
 def test_times_that_the_network_cannot_use_are_refused() -> None:

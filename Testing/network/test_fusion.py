@@ -45,7 +45,7 @@ def test_at_step_zero_the_network_equals_the_one_without_stems(dims: int) -> Non
     x = image(setup, 2)
 
     assert {name.split(".")[0] for name in missing.missing_keys} == {"fusion"}
-    assert torch.equal(whole(x).mean, plain(x).mean)
+    assert torch.equal(whole(x).segmented.mean, plain(x).segmented.mean)
 
 
 @DIMS
@@ -58,7 +58,9 @@ def test_gradient_reaches_every_parameter_after_one_step(dims: int) -> None:
         optimiser.zero_grad()
         output = model(x)
         # Not a mean square alone: normalisation before it would leave no gradient in what it removes.
-        loss = ((output.mean - target) ** 2).mean() + sum((a**2).mean() for a in output.auxiliary)
+        loss = ((output.segmented.mean - target) ** 2).mean() + sum(
+            (a**2).mean() for a in output.segmented.auxiliary
+        )
         loss.backward()
         optimiser.step()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -101,14 +103,16 @@ def test_what_stands_in_a_missing_channel_has_no_influence(fusion: bool, filler:
     other[1, 1] = filler
     available = mask("xxx", "x-x")
 
-    assert torch.equal(model(x, available=available).mean, model(other, available=available).mean)
+    assert torch.equal(
+        model(x, available=available).segmented.mean, model(other, available=available).segmented.mean
+    )
 
 
 def test_every_non_empty_subset_gives_finite_logits_of_its_own() -> None:
     setup = fused()
     model, x = moved(setup), image(setup)
     subsets = ["".join(s) for s in itertools.product("x-", repeat=3) if "x" in s]
-    logits = [model(x, available=mask(subset)).mean for subset in subsets]
+    logits = [model(x, available=mask(subset)).segmented.mean for subset in subsets]
 
     assert all(torch.isfinite(one).all() for one in logits)
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(logits, 2))
@@ -118,14 +122,16 @@ def test_all_available_equals_saying_nothing() -> None:
     setup = fused()
     model, x = moved(setup), image(setup, 2)
 
-    assert torch.equal(model(x, available=mask("xxx", "xxx")).mean, model(x).mean)
+    assert torch.equal(model(x, available=mask("xxx", "xxx")).segmented.mean, model(x).segmented.mean)
 
 
 def test_a_batch_of_different_subsets_equals_a_loop() -> None:
     setup = fused()
     model, x, available = moved(setup), image(setup, 2), mask("x--", "-xx")
-    together = model(x, available=available).mean
-    one_by_one = torch.cat([model(x[n : n + 1], available=available[n : n + 1]).mean for n in range(2)])
+    together = model(x, available=available).segmented.mean
+    one_by_one = torch.cat(
+        [model(x[n : n + 1], available=available[n : n + 1]).segmented.mean for n in range(2)]
+    )
 
     torch.testing.assert_close(together, one_by_one)
 
@@ -156,6 +162,8 @@ def test_it_runs_under_autocast_and_in_channels_last() -> None:
     model = moved(setup).to(memory_format=torch.channels_last_3d)
     x = image(setup).to(memory_format=torch.channels_last_3d)
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(x, available=mask("xx-")).mean
+        half = model(x, available=mask("xx-")).segmented.mean
 
-    torch.testing.assert_close(half.float(), model(x, available=mask("xx-")).mean, atol=0.2, rtol=0.1)
+    torch.testing.assert_close(
+        half.float(), model(x, available=mask("xx-")).segmented.mean, atol=0.2, rtol=0.1
+    )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,10 +23,10 @@ def test_at_step_zero_the_network_equals_the_same_network_without_latent(dims: i
     weights = {name: w for name, w in model.state_dict().items() if not name.startswith("latent.")}
     plain.load_state_dict(weights)  # strict: nothing else differs
     x = image(setup, 2)
-    expected = plain(x).mean
-    torch.testing.assert_close(model(x).mean, expected, atol=1e-6, rtol=0)
+    expected = plain(x).segmented.mean
+    torch.testing.assert_close(model(x).segmented.mean, expected, atol=1e-6, rtol=0)
     sampled = model(x, generators=generators(range(2)))
-    torch.testing.assert_close(sampled.mean, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sampled.segmented.mean, expected, atol=1e-6, rtol=0)
 
 
 def test_h_starts_close_to_its_mean() -> None:
@@ -64,17 +66,17 @@ def test_rows_of_one_case_stand_side_by_side() -> None:
 def test_the_latent_s_noise_reaches_the_logits() -> None:
     model = network(config(dropout=0.0, decoder_dropout=0.0))
     output = model(image(model.config), generators=generators([1, 2]))
-    assert (output.mean[0] - output.mean[1]).abs().max() > 1e-3
+    assert (output.segmented.mean[0] - output.segmented.mean[1]).abs().max() > 1e-3
 
 
 def test_training_draws_from_torch_s_own_stream() -> None:
     model = network(config()).train()
     x = image(model.config)
     torch.manual_seed(4)
-    first = model(x).mean
-    second = model(x).mean
+    first = model(x).segmented.mean
+    second = model(x).segmented.mean
     torch.manual_seed(4)
-    assert torch.equal(model(x).mean, first)
+    assert torch.equal(model(x).segmented.mean, first)
     assert not torch.equal(first, second)
 
 
@@ -104,3 +106,53 @@ def test_path_dropout_blanks_whole_rows_and_leaves_the_others() -> None:
     assert torch.equal(kept[~blank], x[~blank])
     assert 30 <= int(blank.sum()) <= 70
     assert RandomSource(None, stochastic=False).path_dropout(x, 0.25) is x
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_at_step_zero_a_low_rank_covariance_is_diagonal(dims: int) -> None:
+    setup = config(dims, latent=LatentConfig(channels=5, rank=2))
+    model = DIANet(setup).eval()
+    latent = model.encode(image(setup)).latent
+    assert latent is not None
+    assert latent.factors is not None
+    assert not latent.factors.any()
+    torch.testing.assert_close(latent.marginal_log_variance, latent.log_variance)
+
+
+def test_samples_of_a_low_rank_h_have_its_covariance() -> None:
+    u = torch.tensor([[1.0, -0.5, 0.0], [0.3, 0.3, 0.8]])  # (r, d)
+    log_variance = torch.tensor([0.0, -1.0, -2.0])
+    count = 300 * 300
+    distribution = GaussianDistribution(
+        torch.zeros(1, 3, 300, 300),
+        log_variance.view(1, 3, 1, 1).expand(1, 3, 300, 300),
+        u.view(1, 2, 3, 1, 1).expand(1, 2, 3, 300, 300),
+    )
+    h = distribution.sample(RandomSource(generators([1]), stochastic=True))[0].flatten(1)  # (d, P)
+    expected = torch.diag(log_variance.exp()) + u.T @ u
+    assert (torch.cov(h) - expected).abs().max() < 8 * float(expected.max()) / count**0.5
+    marginal = distribution.marginal_log_variance[0, :, 0, 0]
+    torch.testing.assert_close(marginal.exp(), expected.diagonal())
+
+
+def test_rows_of_a_low_rank_latent_are_repeated_with_their_factors() -> None:
+    factors = torch.arange(2.0).view(2, 1, 1, 1, 1)
+    zeros = torch.zeros(2, 1, 1, 1)
+    repeated = GaussianDistribution(zeros, zeros, factors).repeat_rows(2)
+    assert repeated.factors is not None
+    assert repeated.factors.flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_p_of_h_depends_on_h_alone() -> None:
+    model = network(config(2, latent=LatentConfig(channels=5, anatomy=True)))
+    encoded = model.encode(image(model.config))
+    other = replace(encoded, features=torch.randn_like(encoded.features))
+    one, two = model.decode(encoded).anatomy, model.decode(other).anatomy
+    assert one is not None
+    assert two is not None
+    assert torch.equal(one, two)
+    assert encoded.latent is not None
+    moved = replace(encoded, latent=replace(encoded.latent, mean=encoded.latent.mean + 1.0))
+    changed = model.decode(moved).anatomy
+    assert changed is not None
+    assert not torch.equal(one, changed)

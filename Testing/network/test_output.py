@@ -80,7 +80,7 @@ def test_probabilities_leave_the_moments_as_they_are() -> None:
 
 def test_the_logits_start_nearly_without_noise() -> None:
     model = DIANet(config()).eval()
-    log_variance = model(image(model.config)).log_variance
+    log_variance = model(image(model.config)).segmented.log_variance
     torch.testing.assert_close(log_variance, torch.full_like(log_variance, -3.0))
 
 
@@ -89,4 +89,4 @@ def test_the_logits_log_variance_is_bounded() -> None:
     for bias, bound in zip((-1e4, 1e4), LOG_VARIANCE_BOUNDS, strict=True):
         with torch.no_grad():
             model.segmentation.logits.bias[model.config.classes :] = bias  # type: ignore[index]
-        assert model(image(model.config)).log_variance.unique().tolist() == [bound]
+        assert model(image(model.config)).segmented.log_variance.unique().tolist() == [bound]

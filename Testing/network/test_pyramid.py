@@ -37,7 +37,7 @@ def test_at_step_zero_the_network_equals_the_one_without_a_pyramid(dims: int) ->
         torch.manual_seed(5)
         networks.append(DIANet(setup).eval())
     x = image(config(dims), 2)
-    assert torch.equal(networks[0](x).mean, networks[1](x).mean)
+    assert torch.equal(networks[0](x).segmented.mean, networks[1](x).segmented.mean)
 
 
 @DIMS
@@ -47,7 +47,7 @@ def test_after_one_step_every_parameter_of_the_pyramid_has_a_gradient(dims: int)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimiser.zero_grad()
-        model(image(model.config, 2)).mean.square().mean().backward()
+        model(image(model.config, 2)).segmented.mean.square().mean().backward()
         optimiser.step()
     assert model.pyramid is not None
     assert [n for n, p in model.pyramid.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -92,4 +92,4 @@ def test_every_scale_hears_of_every_other(changed: int) -> None:
 
 def test_strides_other_than_two_work() -> None:
     setup = config(2, widths=(3, 4, 5, 6), blocks=(0,) * 4, strides=(3, 1, 2), pyramid=PyramidConfig())
-    assert network(setup)(torch.randn(1, 1, 12, 18)).mean.shape == (1, 3, 12, 18)
+    assert network(setup)(torch.randn(1, 1, 12, 18)).segmented.mean.shape == (1, 3, 12, 18)

@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from DIANetLib.network import DIANet, LatentConfig, NetworkConfig
+from DIANetLib.network import DIANet, DIANetOutput, LatentConfig, NetworkConfig
 
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
 STRIDES = (2, 2)
 DIVISOR = 4
 
 
-def config(spatial_dims: int = 3, *, latent: bool = True, **changes: Any) -> NetworkConfig:
+def config(
+    spatial_dims: int = 3, *, latent: bool | LatentConfig | None = True, **changes: Any
+) -> NetworkConfig:
     fields: dict[str, Any] = {
         "spatial_dims": spatial_dims,
         "classes": 3,
         "widths": (4, 6, 8),
         "blocks": (1, 0, 1),
         "strides": STRIDES,
-        "latent": LatentConfig(channels=5) if latent else None,
+        "latent": LatentConfig(channels=5) if latent is True else latent or None,
         "deep_supervision": 1,
     }
     return NetworkConfig(**{**fields, **changes})
@@ -37,7 +39,14 @@ def network(setup: NetworkConfig, *, seed: int = 0) -> DIANet:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(
-                ("latent.project", "latent.log_variance.weight", "segmentation.logits.weight")
+                (
+                    "latent.project",
+                    "latent.factors",
+                    "fusion.project",
+                    "latent.log_variance.weight",
+                    "segmentation.logits.weight",
+                    "reconstruction.images",
+                )
             ) or name.endswith("gain"):
                 parameter.normal_(std=0.3)
     return model.eval()
@@ -46,6 +55,18 @@ def network(setup: NetworkConfig, *, seed: int = 0) -> DIANet:
 def image(setup: NetworkConfig, batch: int = 1, *, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((batch, setup.modalities, *SIZES[setup.spatial_dims]), generator=generator)
+
+
+def parts(output: DIANetOutput) -> dict[str, Tensor]:
+    """What the heads put out in evaluation mode: name -> (N, ...)."""
+    found = {
+        "mean": output.segmentation and output.segmentation.mean,
+        "log_variance": output.segmentation and output.segmentation.log_variance,
+        "logits": output.classification and output.classification.logits,
+        "image": output.reconstruction and output.reconstruction.image,
+        "anatomy": output.anatomy,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:
