@@ -37,7 +37,7 @@ def case(generator: torch.Generator, size: int = 16) -> tuple[Tensor, Tensor, Te
 
 @pytest.fixture(scope="module")
 def fitted() -> DIANet:
-    torch.manual_seed(5)
+    torch.manual_seed(12)
     model = DIANet(CONFIG).train()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     generator = torch.Generator().manual_seed(0)
