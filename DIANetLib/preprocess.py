@@ -2,8 +2,8 @@
 """From scanner grids to the network's grid, and exactly back again.
 
 The network sees arrays whose axes (k, j, i) point to Superior, Anterior and Right ("RAS" when named in the
-order i, j, k), at the spacing it was trained with, z-scored per volume. Training and inference share this
-code.
+order i, j, k), at the spacing it was trained with, z-scored per volume or scaled if complex. Training and
+inference share this code.
 
 Whatever can be done without interpolation is: axes are permuted and flipped, and a grid whose spacing is
 already the model's (within a tolerance) and whose axes are nearly the world's is used as it is, so that the
@@ -44,6 +44,7 @@ __all__ = [
     "restore",
     "restore_box",
     "restore_labels",
+    "scale_by_magnitude",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -61,7 +62,8 @@ class PreprocessConfig(BaseModel):
     Attributes:
         spacing_mm: Voxel size (i, j, k) of the network's grid in mm; ``None`` keeps the image's own along
             that axis, as a 2-D model wants for its slices.
-        normalisation: Only ``"zscore"`` exists, see `normalise`.
+        normalisation: ``"zscore"`` treats every modality by itself, see `normalise`; ``"magnitude"`` takes
+            all of them together for the parts of one complex image, see `scale_by_magnitude`.
         clip_percentiles: Percentiles (0 to 100) the intensities are clipped to.
         orientation: ``"RAS"`` turns the axes to Right, Anterior, Superior; ``"source"`` leaves them as they
             are in the file (photographs, radiographs).
@@ -73,7 +75,7 @@ class PreprocessConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = (1.0, 1.0, 1.0)
-    normalisation: Literal["zscore"] = "zscore"
+    normalisation: Literal["zscore", "magnitude"] = "zscore"
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
     orientation: Literal["RAS", "source"] = "RAS"
     spacing_tolerance: float = Field(default=0.05, ge=0, lt=1)
@@ -203,6 +205,31 @@ def normalise(array: npt.NDArray[Any], clip_percentiles: tuple[float, float] = (
     return values
 
 
+def scale_by_magnitude(parts: FloatArray, percentile: float) -> FloatArray:
+    """Divide the parts of a complex image by a percentile of its magnitude.
+
+    Phases and the zero stay as they are, so that what was measured of the image's k-space is only scaled.
+
+    Args:
+        parts: (M, *S) real and imaginary part, or a real image alone.
+        percentile: 0 to 100, over the positions.
+
+    Returns:
+        A new float32 array of the same shape.
+
+    Raises:
+        InputError: if the image is not finite, or nothing but zeros.
+    """
+    magnitude = np.sqrt(np.sum(np.square(parts, dtype=np.float64), axis=0))
+    scale = float(np.percentile(magnitude, percentile)) or float(magnitude.max())
+    if not 0.0 < scale < np.inf:
+        raise InputError(
+            f"the image's magnitude is {scale:g} at its {percentile:g}th percentile, expected more than 0.",
+            remedy="Check that the right image was chosen.",
+        )
+    return (parts / np.float32(scale)).astype(np.float32)
+
+
 def prepare(volumes: Sequence[Volume], config: PreprocessConfig, *, region: Box | None = None) -> Prepared:
     """Bring one volume per modality onto the network's grid.
 
@@ -237,10 +264,15 @@ def prepare(volumes: Sequence[Volume], config: PreprocessConfig, *, region: Box 
         values = _cut(turned, start, size)
         if interpolated:
             values = _resampled_part(turned, canonical, start, size, grid)
+        if config.normalisation == "magnitude":
+            channel[...] = values
+            continue
         try:
             channel[...] = normalise(values, config.clip_percentiles)
         except InputError as error:
             raise InputError(f"'{volume.name or 'image'}' cannot be used: {error}") from error
+    if config.normalisation == "magnitude":
+        channels = scale_by_magnitude(channels, config.clip_percentiles[1])
     return Prepared(channels, grid, source, orientation, start, size, interpolated, warnings)
 
 

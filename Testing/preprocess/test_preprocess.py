@@ -18,6 +18,7 @@ from DIANetLib.preprocess import (
     prepare,
     restore,
     restore_labels,
+    scale_by_magnitude,
 )
 from DIANetLib.volume import Geometry, Volume
 
@@ -234,3 +235,29 @@ def test_spacing_of_none_keeps_the_images_own_along_that_axis():
 def test_percentiles_out_of_order_are_refused():
     with pytest.raises(ValueError, match="clip_percentiles must rise"):
         PreprocessConfig(clip_percentiles=(99, 1))
+
+
+def test_the_parts_of_a_complex_image_are_scaled_together_and_keep_phase_and_zero():
+    real, imaginary = np.full((1, 2, 5), 3.0), np.full((1, 2, 5), -4.0)
+    real[0, 0, 0] = imaginary[0, 0, 0] = 0.0
+    grid = _volume(shape=(1, 2, 5)).geometry
+    config = PreprocessConfig(normalisation="magnitude")
+
+    prepared = prepare([Volume(real, grid), Volume(imaginary, grid)], config)
+
+    assert prepared.array[:, 0, 0, 0].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(prepared.array[:, 0, 1, 2], [0.6, -0.8], rtol=1e-6)
+
+
+def test_the_magnitude_that_scales_is_the_percentile_worked_by_hand():
+    parts = np.arange(101, dtype=np.float32).reshape(1, 1, 101)
+
+    np.testing.assert_allclose(scale_by_magnitude(parts, 80.0), parts / 80.0, rtol=1e-6)
+    few = np.zeros((2, 1, 101), np.float32)
+    few[1, 0, 7] = -5.0  # all that there is lies beyond the percentile
+    assert scale_by_magnitude(few, 80.0).min() == -1.0
+
+
+def test_a_complex_image_of_zeros_gets_a_sentence():
+    with pytest.raises(InputError, match="magnitude is 0 at its 99.5th percentile, expected more than 0"):
+        scale_by_magnitude(np.zeros((2, 1, 4), np.float32), 99.5)

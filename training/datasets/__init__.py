@@ -2,8 +2,9 @@
 """Data sets: one module a layout, named by `data.format` in the configuration.
 
 A module of a data set has a function `find_cases(folder: Path, config: DataConfig) -> tuple[Case, ...]`, and
-where its cases are not simply image files, `read_case(case: Case, config: DataConfig) -> SourceCase`. If it has
-settings, they are its class `Options`, which `data.options` fills. `docs/training.md` shows how to write one.
+where its cases are not simply image files, `read_case(case: Case, config: DataConfig) -> SourceCase`. If it
+has settings, they are its class `Options`, which `data.options` fills. `docs/training.md` shows how to write
+one.
 """
 
 from __future__ import annotations

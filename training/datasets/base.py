@@ -7,18 +7,22 @@ A case has one image per modality, of which some may be missing; it may have lab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from DIANetLib.errors import InputError
 from DIANetLib.formats.image import read_labels, read_volume, resample_to
 from DIANetLib.preprocess import Prepared, prepare
 from DIANetLib.volume import Volume
 from training.config import DataConfig, TrainingConfig
+
+_Options = TypeVar("_Options", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,19 @@ def read_files(case: Case, config: DataConfig) -> SourceCase:
     if case.labels is None:
         return source
     labels = read_labels(case.labels)
-    if not labels.geometry.same_grid(source.present[0].geometry, tolerance=0.1):
-        image = next(path for path in case.images if path is not None)
-        raise InputError(f"labels {case.labels} lie on another grid than image {image}.")
+    image = next(path for path in case.images if path is not None)
+    check_one_grid(labels, source.present[0], str(case.labels), str(image))
     return replace(source, labels=labels.with_array(map_labels(labels.array, config)))
+
+
+def check_one_grid(labels: Volume, image: Volume, labels_name: str, image_name: str) -> None:
+    """Raise unless labels lie on the grid of their image, to a tenth of a millimetre.
+
+    Raises:
+        InputError: it names both.
+    """
+    if not labels.geometry.same_grid(image.geometry, tolerance=0.1):
+        raise InputError(f"labels {labels_name} lie on another grid than image {image_name}.")
 
 
 def prepare_case(source: SourceCase, config: TrainingConfig) -> PreparedCase:
@@ -150,17 +163,59 @@ def map_labels(values: npt.NDArray[np.generic], config: DataConfig) -> npt.NDArr
     return classes
 
 
-def check_modalities(config: DataConfig, offered: Sequence[str], what: str) -> tuple[str, ...]:
-    """The names of the configuration's modalities, each of which has to be one that the data set has.
+def options_of(config: DataConfig, kind: type[_Options]) -> _Options:
+    """The settings of a data set, which the configuration has checked."""
+    return kind.model_validate(config.options)
+
+
+def modality_files(config: DataConfig, found: Mapping[str, Path], case: str) -> tuple[Path | None, ...]:
+    """The file of each of the configuration's modalities.
+
+    Args:
+        config: modalities; their names and aliases are compared without regard to capitals.
+        found: files by what the data set calls the modality.
+        case: whose files they are.
+
+    Returns:
+        A file per modality, None for one that is missing and not required.
 
     Raises:
-        InputError: for a modality that the data set does not have.
+        InputError: if a required modality is missing.
     """
-    names = tuple(modality.name for modality in config.modalities)
-    unknown = [name for name in names if name not in offered]
-    if unknown:
-        raise InputError(
-            f"{what} has the modalities {', '.join(offered)}, got {', '.join(unknown)}.",
-            remedy="Correct data.modalities in the configuration.",
-        )
-    return names
+    by_name = {name.lower(): path for name, path in found.items()}
+    files: list[Path | None] = []
+    for modality in config.modalities:
+        names = [name.lower() for name in (modality.name, *modality.aliases)]
+        path = next((by_name[name] for name in names if name in by_name), None)
+        if path is None and modality.required:
+            raise InputError(
+                f"case {case} has no {modality.name} image, only {', '.join(sorted(found)) or 'others'}.",
+                remedy="Add the file, or set `required: false` for that modality.",
+            )
+        files.append(path)
+    return tuple(files)
+
+
+def target_of(value: str, config: DataConfig, where: str) -> int | None:
+    """The class number of what the data set calls a class; None where the configuration has no classes.
+
+    Args:
+        value: the data set's name of the class.
+        config: classes.
+        where: what is of that class, for the sentence.
+
+    Raises:
+        InputError: if no class of the configuration has that name.
+    """
+    if not config.targets:
+        return None
+    known: list[str] = []
+    for number, target in enumerate(config.targets):
+        names = target.source_values or (target.key,)
+        if value in names:
+            return number
+        known.extend(names)
+    raise InputError(
+        f"{where} is of the class {value!r}, expected one of {', '.join(known)}.",
+        remedy="Correct the table, or add the class to data.targets.",
+    )

@@ -30,9 +30,7 @@ def find_cases(folder: Path, config: DataConfig | None = None) -> tuple[Case, ..
         )
     images, labels = image_folders(folder)
     cases = []
-    for label in sorted(labels.iterdir()):
-        if label.name.startswith(".") or not label.name.endswith(_SUFFIXES):
-            continue
+    for label in list_images(labels):
         image = images / label.name
         if not image.is_file():
             raise InputError(
@@ -42,6 +40,13 @@ def find_cases(folder: Path, config: DataConfig | None = None) -> tuple[Case, ..
     if not cases:
         raise InputError(f"{labels} holds no label file ({', '.join(_SUFFIXES)}).")
     return tuple(cases)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted; hidden ones are passed over."""
+    return sorted(
+        path for path in folder.iterdir() if path.name.endswith(_SUFFIXES) and not path.name.startswith(".")
+    )
 
 
 def image_folders(folder: Path) -> tuple[Path, Path]:
