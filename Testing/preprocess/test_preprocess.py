@@ -259,5 +259,5 @@ def test_the_magnitude_that_scales_is_the_percentile_worked_by_hand():
 
 
 def test_a_complex_image_of_zeros_gets_a_sentence():
-    with pytest.raises(InputError, match="magnitude is 0 at its 99.5th percentile, expected more than 0"):
+    with pytest.raises(InputError, match=r"magnitude is 0 at its 99\.5th percentile, expected more than 0"):
         scale_by_magnitude(np.zeros((2, 1, 4), np.float32), 99.5)
