@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training objectives of DIANet, a concept a file; torch and MONAI only."""
+"""Training objectives of DIANet, a concept a file; they know neither networks nor files."""
