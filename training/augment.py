@@ -219,6 +219,8 @@ class PatchStream(Dataset[dict[str, Tensor]]):
         """The voxels of each structure that a case has, as places in its flat array; found once per case."""
         if place not in self._places:
             labels = self.cases[place].labels
-            values = [] if labels is None else np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1
+            values: list[int] = []
+            if labels is not None:
+                values = (np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1).tolist()
             self._places[place] = [np.flatnonzero(labels == value).astype(np.int32) for value in values]
         return self._places[place]

@@ -75,12 +75,12 @@ class CutTerm(Section):
     """The prior on the border between two structures that meet in one plane.
 
     Attributes:
-        weight: of the term.
+        weight: of the term, whose parts `DIANetLib.losses.cut.CutWeights` balances.
         structures: keys of the two structures.
         axis: of the image, across the plane.
     """
 
-    weight: float = Field(gt=0.0)
+    weight: float = Field(default=1.0, gt=0.0)
     structures: tuple[str, str]
     axis: Literal["i", "j", "k"] = "j"
 

@@ -41,6 +41,14 @@ class Context:
             value = value / self.world
         return float(value)
 
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average over processes the gradients of a module that is not wrapped."""
+        if self.world > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.world
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; every process gets the same answer."""
         if self.world == 1:
@@ -96,13 +104,18 @@ def stop() -> None:
 def autocast_type(config: OptimiserConfig, device: torch.device) -> torch.dtype | None:
     """Type of the mixed-precision pass, or None for float32.
 
-    "auto" takes bfloat16 where the processor multiplies it in hardware (recent GPUs, CPUs with AMX), float16
-    on older GPUs, float32 elsewhere: emulated bfloat16 is slower than float32.
+    "auto" takes bfloat16 where the processor multiplies it in hardware (recent GPUs, CPUs with AMX or
+    AVX-512 BF16), float16 on older GPUs, float32 elsewhere: emulated bfloat16 is slower than float32.
     """
     named = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if config.precision != "auto":
         return named[config.precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cpu" and has_amx() else None
+    return torch.bfloat16 if device.type == "cpu" and _multiplies_bfloat16() else None
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; torch tells through functions that not every version has."""
+    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, test, lambda: False)() for test in tests)

@@ -18,6 +18,7 @@ from training.evaluate import SPLIT_FILE, check_split
 from training.interrupt import stop_request
 from training.loop import FitResult, fit
 from training.progress import track
+from training.start import read_start
 from training.summary import write_json
 
 _WRITTEN = ("checkpoint.pt", "best.pt", "log.csv", SPLIT_FILE)
@@ -32,6 +33,7 @@ def run_fit(
     fold: int = 0,
     workers: int = 0,
     restart: bool = False,
+    start_from: Path | None = None,
     command: str = "",
 ) -> FitResult:
     """Fit in this process, or as one of several that torchrun started.
@@ -44,6 +46,7 @@ def run_fit(
         fold: the fold that is held out.
         workers: processes that prepare patches.
         restart: remove a fit that is there.
+        start_from: folder of a fit whose weights this one starts from; None for random ones.
         command: how this was called, to say how to go on.
 
     Raises:
@@ -66,15 +69,26 @@ def run_fit(
         inner = _load([cases[name] for name in split.inner], config, context) if context.leads else []
         if context.leads and not resumes:
             write_json(output / SPLIT_FILE, asdict(split))
+        origin = read_start(start_from) if start_from is not None else None
         with stop_request() as stopped:
-            result = fit(config, train, inner, output, context, fold=fold, workers=workers, stop=stopped)
+            result = fit(
+                config,
+                train,
+                inner,
+                output,
+                context,
+                fold=fold,
+                workers=workers,
+                start=origin,
+                stop=stopped,
+            )
         if result.step < config.optimiser.steps:
             raise Cancelled(
                 f"stopped at step {result.step} of {config.optimiser.steps}; {result.checkpoint} is written.",
                 remedy=f"Go on with: {command}" if command else None,
             )
         if context.leads:
-            print(f"fitted: {result.step} steps, best Dice of the inner cases {result.best_dice:.4f}")
+            print(f"fitted: {result.step} steps, best score of the inner cases {result.best_score:.4f}")
             print(f"written: {result.checkpoint}")
         return result
     finally:

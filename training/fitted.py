@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +13,11 @@ from torch import Tensor
 
 from DIANetLib.errors import InputError
 from DIANetLib.network import DIANet
+from training.baselines import build_model
 from training.checkpoint import load_checkpoint
 from training.config import TrainingConfig, parse_config
+from training.priors import Priors
+from training.weights import state_sha256 as state_sha256
 
 WeightsName = Literal["latest", "best"]
 _FILES: dict[WeightsName, str] = {"latest": "checkpoint.pt", "best": "best.pt"}
@@ -30,20 +32,22 @@ class FittedModel:
         fitted: the configuration that the fit ran with.
         fold: the fold that was held out.
         step: steps done.
-        best_dice: best Dice of the inner cases that the fit saw.
+        best_score: best score of the inner cases that the fit saw, 0 to 1.
         weights: "latest" or "best".
         averages: moving averages of the weights, float32.
         state: the same rounded to float16, as the bundle stores them, and back to float32.
+        priors: what the fit learned from its training masks.
     """
 
     config: TrainingConfig
     fitted: TrainingConfig
     fold: int
     step: int
-    best_dice: float
+    best_score: float
     weights: WeightsName
     averages: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
+    priors: Priors = field(default_factory=Priors)
 
     @property
     def sha256(self) -> str:
@@ -52,7 +56,7 @@ class FittedModel:
 
     def network(self, device: torch.device, *, rounded: bool = True) -> DIANet:
         """The network in evaluation mode."""
-        network = DIANet(self.fitted.network)
+        network = build_model(self.fitted)
         network.load_state_dict(dict(self.state if rounded else self.averages))
         return network.to(device).eval().requires_grad_(False)
 
@@ -81,7 +85,9 @@ def load_fitted(
     checkpoint = load_checkpoint(path)
     fitted = parse_config(checkpoint.config, str(path))
     ours, theirs = config.signature(), fitted.signature()
-    differing = [key for key in ("name", "data", "network", "preprocess") if ours[key] != theirs[key]]
+    differing = [
+        key for key in ("name", "data", "network", "baseline", "preprocess") if ours[key] != theirs[key]
+    ]
     if fold is not None and fold != checkpoint.fold:
         differing.append(f"fold ({checkpoint.fold}, not {fold})")
     if differing:
@@ -95,18 +101,9 @@ def load_fitted(
         fitted=fitted,
         fold=checkpoint.fold,
         step=checkpoint.step,
-        best_dice=checkpoint.best_dice,
+        best_score=checkpoint.best_score,
         weights=weights,
         averages=averages,
         state={name: value.half().float() for name, value in averages.items()},
+        priors=Priors.restored(checkpoint.extras),
     )
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash of a state dictionary; independent of its order and of how it is stored."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().float().cpu().contiguous()
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()

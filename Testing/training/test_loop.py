@@ -16,14 +16,17 @@ from torch import nn
 from DIANetLib.errors import InputError
 from DIANetLib.network import DIANet
 from Testing.training.tiny import config, deterministic
+from training.batch import Batch
 from training.checkpoint import load_checkpoint
 from training.config import OptimiserConfig, TrainingConfig
 from training.datasets import PreparedCase
 from training.distributed import Context, autocast_type, single_device
 from training.interrupt import stop_request
-from training.loop import WeightAverage, fit, learning_rate, validate
+from training.loop import fit, learning_rate
 from training.objective import Objective
 from training.predict import structure_dice
+from training.validation import validate
+from training.weights import WeightAverage
 
 HERE = Context(0, 1, torch.device("cpu"))
 
@@ -45,6 +48,11 @@ def run(
         return steps == after
 
     return fit(settings, cases[:6], cases[6:], output, HERE, fold=fold, stop=stop).step
+
+
+def labelled(labels: torch.Tensor) -> Batch:
+    """A batch of which the labels alone are read."""
+    return Batch(labels.unsqueeze(1).float(), None, labels, torch.ones(len(labels), dtype=torch.bool))
 
 
 def log_of(output: Path, name: str) -> dict[int, float]:
@@ -89,7 +97,7 @@ def test_the_loss_is_the_task_and_the_weighted_divergence_above_the_free_nats():
     output = network(torch.randn(2, 1, 8, 8, 8))
     labels = torch.randint(0, 3, (2, 8, 8, 8))
 
-    loss = Objective(settings)(output, labels)
+    loss = Objective(settings)(output, labelled(labels))
 
     expected = loss.terms["task"] + 0.5 * loss.terms["kl"]
     torch.testing.assert_close(loss.total.detach(), expected, rtol=1e-5, atol=0)
@@ -111,7 +119,8 @@ def test_a_few_steps_learn_the_balls(cases: list[PreparedCase], tmp_path: Path):
     assert run(settings, cases, tmp_path) == 50
 
     with torch.no_grad():
-        before = float(Objective(settings.objective)(*_first_batch(settings, cases)).terms["task"])
+        output, labels = _first_batch(settings, cases)
+        before = float(Objective(settings.objective)(output, labelled(labels)).terms["task"])
     assert log_of(tmp_path, "task")[50] < 0.6 * before
     assert log_of(tmp_path, "validation_dice")[50] > 0.6
     assert sorted(file.name for file in tmp_path.glob("*.pt")) == ["best.pt", "checkpoint.pt"]
@@ -127,7 +136,10 @@ def test_a_fit_with_modality_dropout_segments_from_either_modality(cases: list[P
         optimiser__steps=60,
         validate_every=60,
     )
-    both = [replace(case, image=np.concatenate([case.image, -case.image])) for case in cases]
+    both = [
+        replace(case, image=np.concatenate([case.image, -case.image]), available=(True, True))
+        for case in cases
+    ]
     run(settings, both, tmp_path)
     network = DIANet(settings.network).eval()
     network.load_state_dict(load_checkpoint(tmp_path / "best.pt").ema)
@@ -135,7 +147,9 @@ def test_a_fit_with_modality_dropout_segments_from_either_modality(cases: list[P
     image[..., :14] = torch.from_numpy(both[7].image)
     labels = torch.from_numpy(both[7].labels.astype(np.int64))
     with torch.no_grad():
-        found = network(image, available=torch.tensor([[True, False], [False, True]])).mean.argmax(1)
+        found = network(image, available=torch.tensor([[True, False], [False, True]])).segmented.mean.argmax(
+            1
+        )
 
     assert log_of(tmp_path, "validation_dice")[60] > 0.5
     for one in found[..., :14]:
@@ -163,7 +177,7 @@ class TestResuming:
         assert run(self.settings, cases, tmp_path / "parts") == 8
 
         whole, parts = (load_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "parts"))
-        assert (whole.step, whole.best_dice) == (parts.step, pytest.approx(parts.best_dice))
+        assert (whole.step, whole.best_score) == (parts.step, pytest.approx(parts.best_score))
         for mine, other in ((whole.model, parts.model), (whole.ema, parts.ema)):
             for name, value in mine.items():
                 torch.testing.assert_close(value, other[name], rtol=0, atol=1e-7)
@@ -229,7 +243,7 @@ class TestResuming:
 def test_validation_of_no_cases_is_zero():
     settings = config()
 
-    assert validate(settings, DIANet(settings.network).state_dict(), [], HERE.device) == 0.0
+    assert validate(settings, DIANet(settings.network).eval(), []).score == 0.0
 
 
 def test_half_precision_is_taken_where_it_is_asked_for():
