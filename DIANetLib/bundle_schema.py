@@ -50,7 +50,7 @@ class ModalitySpec(_Frozen):
 
     Attributes:
         name: What it is called in messages and in `--modality NAME=PATH`, such as `"T1"`.
-        required: Whether the model needs it.
+        required: Whether the model needs it; of those it does not need, any may be missing.
         aliases: Other names under which it is accepted.
     """
 

@@ -128,7 +128,15 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="IMAGE",
         help="NIfTI, NRRD or MetaImage file, or a folder with a DICOM series; one per modality, in the order"
-        " of the model",
+        " of the model or of --modalities",
+    )
+    parser.add_argument(
+        "--modalities",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what the images are, in their order, such as FLAIR T1; a model may do without some of its own."
+        " Default: what the file names say, else the order of the model",
     )
     parser.add_argument(
         "--modality",
@@ -228,7 +236,17 @@ def _summary(result: SegmentResult) -> str:
 def _images(options: argparse.Namespace) -> tuple[ImageSource, ...]:
     from DIANetLib.worker.jobs import ImageSource
 
-    images = [ImageSource(path) for path in options.images]
+    names = [name for text in options.modalities for name in text.split(",") if name]
+    if names and len(names) != len(options.images):
+        count = len(options.images)
+        raise InputError(
+            f"--modalities names {len(names)} ({', '.join(names)}), expected one for each of {count}"
+            f" image{'' if count == 1 else 's'}."
+        )
+    images = [
+        ImageSource(path, name)
+        for path, name in zip(options.images, names or [None] * len(options.images), strict=True)
+    ]
     for text in options.modality:
         name, equals, path = text.partition("=")
         if not (name and equals and path):

@@ -36,6 +36,7 @@ LIGHT_MODULES = [
 # What a client of the worker needs, before anything is installed.
 STANDARD_LIBRARY_MODULES = [
     "DIANetLib.catalogue",
+    "DIANetLib.modalities",
     "DIANetLib.worker.codec",
     "DIANetLib.worker.connection",
     "DIANetLib.worker.processes",

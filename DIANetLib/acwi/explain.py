@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from DIANetLib.errors import Cancelled, InputError
+from DIANetLib.inference.grid import segmentation_layers
 from DIANetLib.inference.sampling import interruptible
 from DIANetLib.inference.sliding_window import Window, round_up, whole_window
 from DIANetLib.preprocess import Prepared, part_of, restore_box
@@ -50,6 +51,10 @@ class Seen(Protocol):
     def structures(self) -> tuple[Structure, ...]:
         """What its output channels 1, 2, ... stand for there."""
 
+    @property
+    def available(self) -> tuple[bool, ...]:
+        """Per modality of the model whether it is there."""
+
 
 def gradcam(
     model: DIANet,
@@ -58,6 +63,7 @@ def gradcam(
     *,
     layer: str = DEFAULT_LAYER,
     mask: Tensor | None = None,
+    available: Tensor | None = None,
 ) -> Tensor:
     """Grad-CAM of one structure in one window.
 
@@ -65,9 +71,10 @@ def gradcam(
         model: The network; afterwards it is as it was (hooks, gradients, modes).
         x: Preprocessed window, (1, M, *S), on the network's device.
         structure_value: Output channel of the structure, 1 to K - 1.
-        layer: One of `model.explainable_layers()`.
+        layer: One of `segmentation_layers(model)`.
         mask: Where the score is taken, (*S) bool; None for the voxels that the network gives to the
             structure. If there are none, every voxel counts with the structure's probability.
+        available: (1, M) bool, which modalities are there; None for all of them.
 
     Returns:
         (*S) float32, non-negative, scaled to a maximum of 1, linearly interpolated from the layer's grid; all
@@ -76,7 +83,7 @@ def gradcam(
     Raises:
         InputError: There is no such layer or structure, or the mask is empty or has another shape.
     """
-    raw = _upsampled(_Window(model, x).map(structure_value, layer, mask)[0], x.shape[2:])
+    raw = _upsampled(_Window(model, x, available).map(structure_value, layer, mask)[0], x.shape[2:])
     peak = raw.max()
     return raw / peak if peak > 0 else raw
 
@@ -105,7 +112,7 @@ def explain(
         labels: The labelmap that was found, on the input's grid.
         keys: Which structures to explain.
         window: The model's window (i, j, k), voxels of its own grid.
-        layer: One of `model.explainable_layers()`.
+        layer: One of `segmentation_layers(model)`.
         progress: Called with the structures done and their number.
         cancel: Asked before every window and every layer of the network.
 
@@ -121,7 +128,7 @@ def explain(
     done = 0
     for region in regions:
         found = _on_network_grid(labels.array, region.prepared)
-        scan = _Scan(model, region.prepared.array, window, layer, cancel)
+        scan = _Scan(model, region.prepared.array, region.available, window, layer, cancel)
         for channel, structure in enumerate(region.structures, start=1):
             if structure.key not in maps:
                 continue
@@ -141,19 +148,19 @@ def explain(
 class _Window:
     """One window whose deterministic half is computed once for all structures."""
 
-    def __init__(self, model: DIANet, x: Tensor) -> None:
+    def __init__(self, model: DIANet, x: Tensor, available: Tensor | None) -> None:
         # Tensors made under a caller's inference_mode cannot take part in a backward pass; their copies can.
         with torch.inference_mode(False):
             self.x = x.detach().clone()
             with torch.no_grad(), _untouched(model):
                 model.eval()
-                self.encoded: Encoded = model.encode(self.x)
-        self.model = model
+                self.encoded: Encoded = model.encode(self.x, available)
+        self.model, self.available = model, available
 
     def map(self, channel: int, layer: str, mask: Tensor | None) -> tuple[Tensor, int]:
         """Raw map (*S_layer) and the number of voxels that the score was taken over."""
         model = self.model
-        layers = model.explainable_layers()
+        layers = segmentation_layers(model)
         if layer not in layers:
             raise InputError(f"There is no layer {layer!r} to explain; there are {', '.join(layers)}.")
         if not 1 <= channel < model.config.classes:
@@ -166,7 +173,7 @@ class _Window:
         # Up to the bottleneck everything is computed already, unless the layer lies before it.
         deep = layer == DEFAULT_LAYER or layer.startswith("segmentation.")
         with torch.inference_mode(False), torch.enable_grad(), _untouched(model):
-            score = _Score(model, channel, mask, self.encoded if deep else None)
+            score = _Score(model, channel, mask, self.encoded if deep else None, self.available)
             start = self.encoded.features if deep else self.x
             camera = GradCAM(nn_module=score, target_layers=f"model.{layer}")
             try:
@@ -183,15 +190,22 @@ class _Window:
 class _Score(nn.Module):
     """(1, 1): mean logit of a class over a mask, from the image or from the bottleneck's features."""
 
-    def __init__(self, model: DIANet, channel: int, mask: Tensor | None, encoded: Encoded | None) -> None:
+    def __init__(
+        self,
+        model: DIANet,
+        channel: int,
+        mask: Tensor | None,
+        encoded: Encoded | None,
+        available: Tensor | None,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.available = model, available
         self.channel, self.mask, self.encoded = channel, mask, encoded
         self.voxels = 0
 
     def forward(self, start: Tensor) -> Tensor:
         if self.encoded is None:
-            output = self.model(start)
+            output = self.model(start, available=self.available)
         else:
             output = self.model.decode(replace(self.encoded, features=start))
         logits: Tensor = output.segmented.mean[0].float()  # (K, *S)
@@ -217,6 +231,7 @@ class _Scan:
         self,
         model: DIANet,
         array: npt.NDArray[np.float32],
+        available: Sequence[bool],
         window: tuple[int, int, int],
         layer: str,
         cancel: Callable[[], bool] | None,
@@ -228,6 +243,8 @@ class _Scan:
         self.divisor = (1, *model.divisor) if self.flat else model.divisor
         self.window = (1, *window[1::-1]) if self.flat else window[::-1]
         self.device = next(model.parameters()).device
+        everything = all(available)
+        self.available = None if everything else torch.tensor([list(available)], device=self.device)
         self._kept: tuple[Window, _Window] | None = None
 
     def check(self) -> None:
@@ -258,7 +275,7 @@ class _Scan:
     def _seen(self, window: Window) -> _Window:
         if self._kept is None or self._kept[0] != window:
             x = window.cut(self.image)[None].to(self.device)
-            self._kept = window, _Window(self.model, x[:, :, 0] if self.flat else x)
+            self._kept = window, _Window(self.model, x[:, :, 0] if self.flat else x, self.available)
         return self._kept[1]
 
     def _windows(self, mask: npt.NDArray[np.bool_]) -> list[Window]:

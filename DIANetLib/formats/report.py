@@ -317,6 +317,7 @@ def _details(prediction: Prediction, inputs: Sequence[Volume]) -> str:
                 f"<code>{volume.sha256()}</code>",
             )
         )
+    images += [("not given", escape(name), "–", "–", "–", "–", "–") for name in prediction.missing_modalities]
     image_head = [
         ("Image", False),
         ("Modality", False),

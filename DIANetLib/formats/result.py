@@ -84,6 +84,7 @@ def result_record(
         "model": _model(prediction.model),
         "localiser": None if prediction.localiser is None else _model(prediction.localiser),
         "inputs": [_input(volume) for volume in inputs],
+        "missing_modalities": list(prediction.missing_modalities),
         "geometry": _geometry(prediction.geometry),
         "device": prediction.device,
         "samples": prediction.samples,

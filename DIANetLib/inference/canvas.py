@@ -110,6 +110,7 @@ class Canvas:
         regions: Sequence[Box],
         model: ModelRef,
         localiser: ModelRef | None,
+        missing: Sequence[str] = (),
         frame: Volume,
     ) -> Prediction:
         """The finished prediction; ``frame`` is the input whose frame of reference the volumes get."""
@@ -145,6 +146,7 @@ class Canvas:
             if self._probabilities is None
             else {k: volume(a, f"Probability of {names[k]}") for k, a in self._probabilities.items()},
             localiser=localiser,
+            missing_modalities=tuple(missing),
         )
 
     def _add_labels(

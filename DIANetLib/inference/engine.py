@@ -9,7 +9,7 @@ Paper section 3.4 (ACWI): maps from equations 31 to 35, calibrated by the model'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,11 +24,12 @@ from DIANetLib.inference.grid import GridRun, NetworkSource
 from DIANetLib.inference.memory import describe_device, resolve_device
 from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.prediction import Box, ModelRef, Prediction, Progress
+from DIANetLib.modalities import assign, missing_sentence
 from DIANetLib.preprocess import Prepared, PreprocessConfig, on_one_grid, prepare
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Volume
 
-__all__ = ["Model", "Region", "Segmenter", "assign_modalities"]
+__all__ = ["Model", "Region", "Segmenter", "assign_modalities", "with_missing"]
 
 
 class Model(NetworkSource, Protocol):
@@ -69,12 +70,14 @@ class Region:
     Attributes:
         prepared: What it reads.
         structures: What its output channels 1, 2, ... stand for there.
+        available: Per modality of the model whether it is there.
         box: Where it lies, LPS mm; None for the whole image.
         anchor: What the localiser found there, (n, 3) LPS mm; None without localiser.
     """
 
     prepared: Prepared
     structures: tuple[Structure, ...]
+    available: tuple[bool, ...]
     box: Box | None
     anchor: npt.NDArray[np.float64] | None = None
 
@@ -115,7 +118,8 @@ class Segmenter:
         """Segment one case.
 
         Args:
-            volumes: One per modality of the model, in its order or named by `Volume.modality`.
+            volumes: One per modality of the model, in its order or named by `Volume.modality`; those that the
+                model does not need may be missing.
             samples: Stochastic passes, T; 0 is one plain pass.
             seed: Equal seeds give equal results, however samples are batched.
             roi: Only look here, and run no localiser; LPS mm.
@@ -150,33 +154,36 @@ class Segmenter:
         return self._localiser
 
 
-def assign_modalities(model: Model, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
-    """The volumes in the order of the model's modalities.
+def assign_modalities(model: Model, volumes: Sequence[Volume]) -> tuple[Volume | None, ...]:
+    """The volume of each of the model's modalities, None where one that it does not need is missing.
 
     Volumes that all name a modality of the model go by name, else the order given is the order meant.
 
     Raises:
-        InputError: There are not as many as the model needs, or one modality is there twice.
+        InputError: One that the model needs is missing, one is there twice, or it cannot be told which is
+            which.
     """
-    specs = model.modalities
-    wanted = ", ".join(spec.name for spec in specs)
-    got = ", ".join(volume.modality or volume.name or "unnamed" for volume in volumes)
-    if len(volumes) != len(specs):
-        noun = "modality" if len(specs) == 1 else "modalities"
-        raise InputError(
-            f"expected {len(specs)} {noun} ({wanted}) for model '{model.name}', got {len(volumes)}"
-            f"{f' ({got})' if got else ''}.",
-            remedy="Give one image per modality, or choose another model.",
-        )
-    named = [
-        next((n for n, spec in enumerate(specs) if volume.modality and spec.matches(volume.modality)), None)
-        for volume in volumes
-    ]
-    if len(specs) == 1 or None in named:
-        return tuple(volumes)
-    if len(set(named)) < len(named):
-        raise InputError(f"model '{model.name}' needs {wanted}, each once; got {got}.")
-    return tuple(volumes[named.index(n)] for n in range(len(specs)))
+    names = [volume.modality for volume in volumes]
+    known = all(name and any(spec.matches(name) for spec in model.modalities) for name in names)
+    if not known or len(model.modalities) == 1:
+        names = [None] * len(volumes)
+    files = [volume.modality or volume.name or "unnamed" for volume in volumes]
+    places = assign(names, model.modalities, model.name, files=files if known else None).places
+    return tuple(None if place is None else volumes[place] for place in places)
+
+
+def with_missing(prepared: Prepared, available: Sequence[bool]) -> Prepared:
+    """An image prepared from the modalities that are there, with channels of zeros, the mean, for the others.
+
+    Args:
+        prepared: Of as many channels as modalities are there.
+        available: Per modality of the model whether it is there.
+    """
+    if all(available):
+        return prepared
+    array = np.zeros((len(available), *prepared.array.shape[1:]), np.float32)
+    array[list(available)] = prepared.array
+    return replace(prepared, array=array)
 
 
 class _Run:
@@ -188,12 +195,23 @@ class _Run:
         self.device = segmenter.device
         self.warnings: list[str] = []
         self.localiser: ModelRef | None = None
+        self.available: tuple[bool, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the modalities that are not there."""
+        modalities = zip(self.model.modalities, self.available, strict=True)
+        return tuple(spec.name for spec, there in modalities if not there)
 
     def segment(
         self, volumes: Sequence[Volume], roi: Box | None, probabilities: bool
     ) -> tuple[Prediction, tuple[Region, ...]]:
         with self.meter.stage("prepare"):
-            aligned, notes = on_one_grid(assign_modalities(self.model, volumes))
+            assigned = assign_modalities(self.model, volumes)
+            self.available = tuple(volume is not None for volume in assigned)
+            missing = missing_sentence(self.model.modalities, self.available, self.model.name)
+            self.warnings += [missing] if missing else []
+            aligned, notes = on_one_grid([volume for volume in assigned if volume is not None])
             self.warnings += notes
             self._refuse_single_slice(self.model, aligned[0])
         regions, structures = self._regions(aligned, roi)
@@ -201,7 +219,7 @@ class _Run:
         runs: list[GridRun] = []
         for region in regions:
             first = sum(len(run.windows) for run in runs)
-            runs.append(self._grid_run(self.model, region.prepared, self.samples, first))
+            runs.append(self._grid_run(self.model, region.prepared, self.available, self.samples, first))
         canvas = Canvas(aligned[0].geometry, structures, probabilities=probabilities)
         with self.meter.stage("segment", sum(run.steps for run in runs)):
             results = [self._maps(run) for run in runs]
@@ -225,6 +243,7 @@ class _Run:
             regions=tuple(region.box for region in regions if region.box is not None),
             model=self.model.ref,
             localiser=self.localiser,
+            missing=self.missing,
             frame=aligned[0],
         )
         return prediction, regions
@@ -268,7 +287,7 @@ class _Run:
         with self.meter.timed("prepare"):
             prepared = prepare(volumes, self.model.preprocess, region=box)
         self.warnings += prepared.warnings
-        return Region(prepared, structures, box, anchor)
+        return Region(with_missing(prepared, self.available), structures, self.available, box, anchor)
 
     def _localise(
         self, volumes: Sequence[Volume], spec: LocaliserSpec
@@ -286,23 +305,33 @@ class _Run:
         self._refuse_single_slice(model, volumes[0])
         self.localiser = model.ref
         with self.meter.timed("prepare"):
-            prepared = prepare(self._for_localiser(model, volumes), model.preprocess)
-        run = self._grid_run(model, prepared, 0, 0)
+            chosen = self._for_localiser(model, volumes)
+            available = tuple(volume is not None for volume in chosen)
+            prepared = prepare([volume for volume in chosen if volume is not None], model.preprocess)
+            prepared = with_missing(prepared, available)
+        run = self._grid_run(model, prepared, available, 0, 0)
         with self.meter.stage("localise", run.steps):
             labels = self._maps(run).mean_probability.argmax(0).numpy()
         return np.isin(labels, [channels[key] for key in spec.structures]), labels > 0, prepared
 
-    def _for_localiser(self, model: Model, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
-        """The localiser's modalities among the model's; the first ones where names don't tell."""
-        names = [spec.name for spec in self.model.modalities]
+    def _for_localiser(self, model: Model, volumes: Sequence[Volume]) -> tuple[Volume | None, ...]:
+        """The localiser's modalities among those given; the first ones where names don't tell."""
+        given = [
+            spec.name for spec, there in zip(self.model.modalities, self.available, strict=True) if there
+        ]
         chosen = [
-            next((v for v, name in zip(volumes, names, strict=True) if spec.matches(name)), None)
+            next((v for v, name in zip(volumes, given, strict=True) if spec.matches(name)), None)
             for spec in model.modalities
         ]
-        known = tuple(volume for volume in chosen if volume is not None)
-        return known if len(known) == len(chosen) else assign_modalities(model, volumes[: len(chosen)])
+        complete = all(v is not None or not s.required for v, s in zip(chosen, model.modalities, strict=True))
+        if complete and any(volume is not None for volume in chosen):
+            return tuple(chosen)
+        unnamed = [replace(volume, modality=None) for volume in volumes[: len(chosen)]]
+        return assign_modalities(model, unnamed)
 
-    def _grid_run(self, model: Model, prepared: Prepared, samples: int, first_window: int) -> GridRun:
+    def _grid_run(
+        self, model: Model, prepared: Prepared, available: tuple[bool, ...], samples: int, first_window: int
+    ) -> GridRun:
         flat = model.network(self.device).config.spatial_dims == 2
         thin = min(prepared.source_geometry.size) == 1 and prepared.geometry.size[2] > 1
         if flat and thin:
@@ -312,7 +341,13 @@ class _Run:
                 remedy="Choose a model for volumes or for that plane.",
             )
         return GridRun(
-            model, prepared.array, self.device, samples=samples, seed=self.seed, first_window=first_window
+            model,
+            prepared.array,
+            self.device,
+            available=available,
+            samples=samples,
+            seed=self.seed,
+            first_window=first_window,
         )
 
     def _maps(self, run: GridRun) -> UncertaintyMaps:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from DIANetLib.inference.sampling import interruptible, sample_window
 from DIANetLib.inference.sliding_window import Blend, Sizes, Window, plan_windows
 from DIANetLib.network import DIANet, NetworkConfig
 
-__all__ = ["GridRun", "NetworkSource", "for_inference"]
+__all__ = ["GridRun", "NetworkSource", "for_inference", "segmentation_layers"]
 
 
 class NetworkSource(Protocol):
@@ -45,6 +45,7 @@ class GridRun:
         model: The model.
         image: (M, k, j, i) float32, normalised.
         device: Where to run.
+        available: Per modality whether it is there; None for all of them.
         samples: T; 0 is one plain pass.
         seed: Seed of the run.
         first_window: Number of the first window, part of its samples' seeds.
@@ -61,11 +62,13 @@ class GridRun:
         image: npt.NDArray[np.float32],
         device: torch.device,
         *,
+        available: Sequence[bool] | None = None,
         samples: int,
         seed: int = 0,
         first_window: int = 0,
     ) -> None:
         self.model, self.image = model, torch.from_numpy(image)
+        self.available = None if available is None or all(available) else torch.tensor([list(available)])
         self.samples, self.seed, self.first_window = samples, seed, first_window
         self.config: NetworkConfig = model.network(device).config
         self.warnings: list[str] = []
@@ -120,6 +123,7 @@ class GridRun:
         maps = sample_window(
             network,
             (x.squeeze(2) if flat else x).to(self.plan.device),
+            available=None if self.available is None else self.available.to(self.plan.device),
             samples=self.samples,
             seed=self.seed,
             window=self.first_window + window.index,
@@ -180,6 +184,11 @@ def for_inference(network: DIANet, device: torch.device) -> DIANet:
         layout = torch.channels_last if flat else torch.channels_last_3d
         network.to(memory_format=layout)  # type: ignore[call-overload] # PyTorch's stubs lack it
     return network.eval()
+
+
+def segmentation_layers(model: DIANet) -> tuple[str, ...]:
+    """Names of the layers that a segmentation can be explained at, the default first."""
+    return tuple(name for name in model.explainable_layers() if not name.startswith("classification."))
 
 
 def _on_cpu(maps: UncertaintyMaps, flat: bool) -> UncertaintyMaps:

@@ -147,6 +147,7 @@ class Prediction:
         model: The model that segmented.
         probabilities: Mean probability per structure, float32, only on request.
         localiser: The model that found the regions of interest, if one did.
+        missing_modalities: Names of the model's modalities that were not given.
     """
 
     geometry: Geometry
@@ -166,6 +167,7 @@ class Prediction:
     model: ModelRef
     probabilities: Mapping[str, Volume] | None = None
     localiser: ModelRef | None = None
+    missing_modalities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]

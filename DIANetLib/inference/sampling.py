@@ -41,6 +41,7 @@ def sample_window(
     network: DIANet,
     x: Tensor,
     *,
+    available: Tensor | None = None,
     samples: int,
     seed: int = 0,
     window: int = 0,
@@ -54,6 +55,7 @@ def sample_window(
     Args:
         network: In evaluation mode, on the device of ``x``.
         x: (1, M, *S), prepared; sizes divisible by the network's divisor.
+        available: (1, M) bool, which modalities are there; None for all of them.
         samples: T; 0 is one plain pass with the mean of the latent and without dropout.
         seed: Seed of the run.
         window: Index of the window, part of the seeds.
@@ -69,7 +71,7 @@ def sample_window(
     total = max(samples, 1)
     with torch.inference_mode():
         with autocast(x.device):
-            encoded = network.encode(x)
+            encoded = network.encode(x, available)
         for first in range(0, total, batch):
             rows = range(first, min(first + batch, total))
             generators = sample_generators(seed, window, rows) if samples else None

@@ -110,7 +110,7 @@ def segment_case(
     Args:
         segmenter: Of the model.
         model: The model.
-        volumes: One per modality of the model.
+        volumes: One per modality of the model; those that it does not need may be missing.
         options: How.
         report: Called as the work goes on.
         cancel: Asked between steps, windows, layers of the network and samples.

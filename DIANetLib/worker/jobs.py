@@ -20,6 +20,7 @@ import numpy as np
 from DIANetLib.bundle import BundleEntry, LoadedModel, list_bundles, load_bundle
 from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import Box, Prediction, Progress
+from DIANetLib.modalities import assign
 from DIANetLib.worker.case import Cancel, CaseOptions, Report, check_options, segment_case, stop_if
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class SegmentRequest:
     """What to segment, with what, and where to.
 
     Attributes:
-        images: One per modality of the model.
+        images: One per modality of the model; those that it does not need may be missing.
         model: Name of a model or its folder.
         output: Folder to write.
         roi: Where to look: a box, or the file of a mask whose box is taken; None lets the model find it.
@@ -110,7 +111,7 @@ def segment(
     options = CaseOptions(request.samples, request.seed, explain=request.explain)
     model = load_bundle(request.model)
     check_options(options, model)
-    sources = assign_modalities(request.images, model)
+    sources, notes = assign_modalities(request.images, model)
     report(Progress("read", 0, len(sources)))
     volumes = _read(sources, request.series, report, cancel)
     roi = _box_of_mask(request.roi) if isinstance(request.roi, Path) else request.roi
@@ -123,7 +124,7 @@ def segment(
     clock.lap("start")
     case = segment_case(segmenter, model, volumes, replace(options, roi=roi), report=report, cancel=cancel)
     timings = {"start": clock["start"], "read": clock["read"], **case.prediction.timings}
-    prediction = replace(case.prediction, timings=timings)
+    prediction = replace(case.prediction, timings=timings, warnings=(*notes, *case.prediction.warnings))
     clock.lap("case")
     stop_if(cancel)
     report(Progress("write", 0, 1))
@@ -171,33 +172,29 @@ def box_from_ras(values: Sequence[float]) -> Box:
     return Box((-r2, -a2, s1), (-r1, -a1, s2))
 
 
-def assign_modalities(images: Sequence[ImageSource], model: LoadedModel) -> tuple[ImageSource, ...]:
-    """Put images in the order of the model's modalities; those without a name fill the gaps in order.
+def assign_modalities(
+    images: Sequence[ImageSource], model: LoadedModel
+) -> tuple[tuple[ImageSource, ...], tuple[str, ...]]:
+    """Put images in the order of the model's modalities and name each.
+
+    Returns:
+        The images, without those of modalities that are missing; and a sentence where file names were what
+        told which is which.
 
     Raises:
-        InputError: Their number or a name does not fit the model.
+        InputError: Their number or a name does not fit the model, or it cannot be told which is which.
     """
-    wanted = model.modalities
-    names = ", ".join(modality.name for modality in wanted)
-    expected = f"{len(wanted)} image{'s' if len(wanted) > 1 else ''} ({names}) for the model {model.name!r}"
-    places: list[ImageSource | None] = [None] * len(wanted)
-    for image in images:
-        if image.modality is None:
-            continue
-        matching = [n for n, modality in enumerate(wanted) if modality.matches(image.modality)]
-        if not matching:
-            raise InputError(f"The model {model.name!r} has no modality {image.modality!r}; it has {names}.")
-        if places[matching[0]] is not None:
-            raise InputError(f"The modality {image.modality!r} was given twice; expected {expected}.")
-        places[matching[0]] = image
-    unnamed = [image for image in images if image.modality is None]
-    if len(images) != len(wanted):
-        raise InputError(
-            f"Expected {expected}, got {len(images)}.",
-            remedy="Give one image per modality, in this order or as --modality NAME=PATH.",
-        )
-    filled = [place or unnamed.pop(0) for place in places]
-    return tuple(replace(image, modality=m.name) for image, m in zip(filled, wanted, strict=True))
+    names = [image.modality for image in images]
+    found = assign(names, model.modalities, model.name, files=[image.path.name for image in images])
+    placed = tuple(
+        replace(images[place], modality=modality.name)
+        for place, modality in zip(found.places, model.modalities, strict=True)
+        if place is not None
+    )
+    if not found.guessed:
+        return placed, ()
+    told = ", ".join(f"{name} is {file}" for name, file in found.guessed.items())
+    return placed, (f"File names told which image is which: {told}. --modalities says it instead.",)
 
 
 class _Clock:

@@ -204,8 +204,8 @@ class ModelInfo:
         description: What it does, a sentence or two.
         intended_use: What it is meant for, and what not.
         modalities: Its inputs, in order.
-        structures: What it finds, in order; where sides are told apart, a result has each once per side. Empty
-            for a model that does not segment.
+        structures: What it finds, in order; where sides are told apart, a result has each once per side.
+            Empty for a model that does not segment.
         classes: Names of the classes that it tells whole images apart by, in order; usually none.
         sides: Whether it tells left and right apart.
         licence: Name of the licence of its weights.
@@ -292,7 +292,8 @@ class Segment:
     Attributes:
         id: Id of the request.
         model: Name of a model or its folder.
-        volumes: One per modality, named by `SharedVolume.modality` or in the model's order.
+        volumes: One per modality, named by `SharedVolume.modality` or in the model's order; those that the
+            model does not need may be missing, and then all have to be named.
         roi: Only look here.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
         samples: Stochastic passes; 0 for one plain pass.

@@ -86,7 +86,7 @@ class Session:
         Args:
             result: What the result is called from now on.
             model: Name of a model or its folder.
-            volumes: One per modality of the model; not kept.
+            volumes: One per modality of the model, those that it does not need may be missing; not kept.
             options: How.
             device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
             job: Told how far it is, and asked whether to go on.
@@ -116,8 +116,9 @@ class Session:
         self._kept[result] = _Kept(held, case.seen, case.prediction.error_probability)
         for old in list(self._kept)[:-KEPT_RESULTS]:
             del self._kept[old]
-        layers = tuple(held.model.network(segmenter.device).explainable_layers())
-        return Segmentation(case, held.model, layers)
+        from DIANetLib.inference.grid import segmentation_layers
+
+        return Segmentation(case, held.model, segmentation_layers(held.model.network(segmenter.device)))
 
     def explain(
         self,

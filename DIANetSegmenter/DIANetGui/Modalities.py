@@ -3,28 +3,16 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from DIANetLib.modalities import sequence_of
 from DIANetLib.worker.protocol import ModalityInfo
 
 from .Scene import hierarchy
 
 __all__ = ["guessModality"]
 
-# Words that name a modality; what is looked for first wins, as a FLAIR is often called "T2 FLAIR".
-_WORDS: Mapping[str, frozenset[str]] = {
-    "CT": frozenset({"ct", "cta", "ncct", "cect"}),
-    "FLAIR": frozenset({"flair"}),
-    "T1C": frozenset(
-        {"t1c", "t1ce", "t1gd", "t1post", "t1contrast", "t1wce", "t1cw", "t1km", "cet1", "cet1w", "t1wpost"}
-    ),
-    "T2": frozenset({"t2", "t2w", "t2weighted"}),
-    "T1": frozenset({"t1", "t1w", "t1n", "t1weighted", "mprage", "mp2rage", "spgr", "bravo", "fspgr"}),
-}
-_CONTRAST = frozenset({"ce", "c", "gd", "gad", "gado", "post", "contrast", "km", "postcontrast"})
 _DICOM_MODALITY = "DICOM.Modality"
 
 
@@ -75,8 +63,8 @@ def _isImage(node: Any) -> bool:
 
 
 def _modalityOf(node: Any) -> str | None:
-    """The key of `_WORDS` that a node's name, or its DICOM modality, says."""
-    found = _named(node.GetName() or "")
+    """What a node's name, or its DICOM modality, says that it is, as `sequence_of` calls it."""
+    found = sequence_of(node.GetName() or "")
     if found is not None or node.GetScene() is None:
         return found
     tree = hierarchy(node.GetScene())
@@ -89,19 +77,7 @@ def _modalityOf(node: Any) -> str | None:
 
 def _wantedBy(modality: ModalityInfo) -> str | None:
     for name in (modality.name, *modality.aliases):
-        found = _named(name)
+        found = sequence_of(name)
         if found is not None:
             return found
-    return None
-
-
-def _named(text: str) -> str | None:
-    # "T1+C" and "T1-weighted" are written with and without what is between.
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    pairs = {first + second for first, second in itertools.pairwise(words)}
-    for kind, names in _WORDS.items():
-        if names & (set(words) | (pairs if kind == "T1C" else set())):
-            return kind
-        if kind == "T1C" and _CONTRAST & set(words) and _WORDS["T1"] & set(words):
-            return kind
     return None

@@ -63,6 +63,9 @@ def whatIsMissing(settings: Settings) -> str:
             else _("Choose the volumes: {modalities}.").format(modalities=names)
         )
     nodes = settings.inputNodes
+    if not nodes:
+        names = ", ".join(m.name for m in model.modalities)
+        return _("Choose a volume, at least one of {modalities}.").format(modalities=names)
     if len({node.GetID() for node in nodes}) < len(nodes):
         return _("The same volume is chosen twice; choose a volume of its own for each modality.")
     for node in nodes:

@@ -238,6 +238,7 @@ def structure(value: int, key: str) -> Structure:
 class Region:
     prepared: Prepared
     structures: tuple[Structure, ...] = (structure(1, "bright"), structure(2, "dark"))
+    available: tuple[bool, ...] = (True,)
 
 
 BOTH = ("bright", "dark")

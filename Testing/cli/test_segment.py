@@ -21,6 +21,7 @@ from DIANetLib.cli import main
 from DIANetLib.errors import Cancelled, DependencyError, InputError
 from DIANetLib.formats.image import read_volume, write_volume
 from DIANetLib.inference.prediction import Progress
+from DIANetLib.network import FusionConfig
 from DIANetLib.volume import Geometry, Volume
 from DIANetLib.worker import case, jobs
 from DIANetLib.worker.jobs import ImageSource, SegmentRequest, assign_modalities, box_from_ras, segment
@@ -180,16 +181,28 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_are_put_in_the_models_order(two: Path) -> None:
     model = load_bundle(two)
     a, b = ImageSource(Path("a")), ImageSource(Path("b"), "t1CE")
-    assert [(i.path.name, i.modality) for i in assign_modalities([b, a], model)] == [
-        ("a", "FLAIR"),
-        ("b", "T1c"),
-    ]
+    placed, notes = assign_modalities([b, a], model)
+    assert [(i.path.name, i.modality) for i in placed] == [("a", "FLAIR"), ("b", "T1c")]
+    assert notes == ()
+
+
+def test_file_names_that_contradict_the_order_are_followed_and_told(two: Path) -> None:
+    images = [ImageSource(Path("x/t1ce.nii")), ImageSource(Path("x/flair.nii"))]
+    placed, notes = assign_modalities(images, load_bundle(two))
+    assert [i.path.name for i in placed] == ["flair.nii", "t1ce.nii"]
+    assert notes == (
+        "File names told which image is which: FLAIR is flair.nii, T1c is t1ce.nii. --modalities says it"
+        " instead.",
+    )
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([ImageSource(Path("a"))], r"Expected 2 images \(FLAIR, T1c\) for the model 'glioma', got 1"),
+        (
+            [ImageSource(Path("a"), "T1c")],
+            r"expected 2 modalities \(FLAIR, T1c\) for model 'glioma', got 1 \(T1c\)\. Give FLAIR as well",
+        ),
         ([ImageSource(Path("a"))] * 3, "got 3"),
         ([ImageSource(Path("a"), "PET"), ImageSource(Path("b"))], "no modality 'PET'; it has FLAIR, T1c"),
         ([ImageSource(Path("a"), "T1c"), ImageSource(Path("b"), "T1ce")], "'T1ce' was given twice"),
@@ -232,6 +245,45 @@ def test_the_command_takes_modalities_by_name(
     assert capsys.readouterr().err == ""
     assert main(["segment", "--modality", "T1c", str(head), *arguments]) == 2
     assert "not of the form NAME=PATH" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def optional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that does without any of its modalities but one."""
+    config = CONFIG.model_copy(update={"modalities": 3, "modality_fusion": FusionConfig(channels=2)})
+    modalities = tuple(ModalitySpec(name=name, required=False) for name in ("T1", "T2", "FLAIR"))
+    folder = tmp_path_factory.mktemp("optional")
+    return write_bundle(folder, "wmh", network=config.model_dump(mode="json"), modalities=modalities)
+
+
+def test_the_command_segments_from_the_modalities_that_are_there(
+    optional: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, output = str(place / "head.nii.gz"), tmp_path / "o"
+    arguments = ["--model", str(optional), "--explain", "none", "--quiet", "--samples", "1"]
+    assert main(["segment", head, "--modalities", "FLAIR", "--output", str(output), *arguments]) == 0
+    sentence = "T1 and T2 were not given: model 'wmh' read FLAIR alone"
+    assert f"Warning: {sentence}" in capsys.readouterr().out
+    record = json.loads((output / "result.json").read_text())
+    assert record["missing_modalities"] == ["T1", "T2"]
+    assert [entry["modality"] for entry in record["inputs"]] == ["FLAIR"]
+    page = (output / "report.html").read_text()
+    assert "T1 and T2 were not given" in page
+    assert page.count("not given</th>") == 2
+
+
+def test_the_command_asks_which_modality_an_image_is_where_nothing_tells(
+    optional: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = str(place / "head.nii.gz")
+    arguments = ["--model", str(optional), "--output", str(tmp_path / "o"), "--quiet"]
+    assert main(["segment", head, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be told which one head.nii.gz is. Name the images in their order with --modal" in error
+    assert main(["segment", head, "--modalities", "T1", "T2", *arguments]) == 2
+    assert "--modalities names 2 (T1, T2), expected one for each of 1 image." in capsys.readouterr().err
+    assert main(["segment", head, "--modalities", "PET", *arguments]) == 2
+    assert "no modality 'PET'; it has T1, T2, FLAIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

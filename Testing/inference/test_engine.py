@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from DIANetLib.acwi.explain import explain, gradcam
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.errors import BundleError, Cancelled, DeviceError, InputError
 from DIANetLib.inference import memory
@@ -20,6 +21,7 @@ from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.prediction import Box
 from DIANetLib.inference.sampling import sample_generators
 from DIANetLib.inference.sliding_window import gaussian_weights, plan_windows
+from DIANetLib.network import FusionConfig
 from DIANetLib.preprocess import PreprocessConfig, normalise
 from DIANetLib.volume import Geometry, Volume
 from Testing.inference.fakes import (
@@ -45,7 +47,9 @@ def _naive(network, array, window, samples, seed, temperature):
         x = w.cut(torch.from_numpy(array)[None])[None]
         with torch.no_grad():
             passes = [
-                network(x, generators=sample_generators(seed, w.index, [t])).segmented.probabilities(temperature)
+                network(x, generators=sample_generators(seed, w.index, [t])).segmented.probabilities(
+                    temperature
+                )
                 for t in range(samples)
             ]
         p = torch.cat(passes).double().numpy()[(slice(None), slice(None), *w.valid)]
@@ -287,8 +291,76 @@ def test_modalities_go_by_name_where_all_are_named():
 
 
 def test_a_modality_given_twice_gets_a_sentence():
-    with pytest.raises(InputError, match=r"needs FLAIR, T1, each once; got T1, T1w"):
+    with pytest.raises(InputError, match=r"'T1w' was given twice; model 'tiny' reads FLAIR, T1"):
         Segmenter(_two_modalities(), "cpu").segment([volume(modality="T1"), volume(modality="T1w")])
+
+
+def _optional_modalities() -> FakeModel:
+    config = tiny_config(modalities=3, modality_fusion=FusionConfig(channels=2))
+    specs = tuple(ModalitySpec(name=name, required=False) for name in ("T1", "T2", "FLAIR"))
+    return FakeModel(tiny_network(config), modalities=specs)
+
+
+@pytest.mark.parametrize("given", [(2,), (1, 2), (2, 0)], ids=["one", "two", "two in another order"])
+def test_a_subset_of_optional_modalities_is_read_as_the_network_was_told(given):
+    model = _optional_modalities()
+    names = ("T1", "T2", "FLAIR")
+    images = {n: volume((16, 16, 16), seed=n, modality=names[n]) for n in given}
+    segmenter = Segmenter(model, "cpu")
+    prediction = segmenter.segment(
+        list(images.values()), samples=2, seed=3, keep_features=True, keep_probabilities=True
+    )
+    x = torch.full((1, 3, 16, 16, 16), torch.nan)  # what stands where nothing was given has no influence
+    for n, image in images.items():
+        x[0, n] = torch.from_numpy(normalise(image.array))
+    available = torch.tensor([[n in given for n in range(3)]])
+    with torch.no_grad():
+        passes = [
+            model.net(
+                x, available=available, generators=sample_generators(3, 0, [t])
+            ).segmented.probabilities()
+            for t in range(2)
+        ]
+    expected = torch.cat(passes).mean(0)
+    np.testing.assert_allclose(prediction.probabilities["head"].array, expected[1].numpy(), atol=1e-5)
+    missing = tuple(name for n, name in enumerate(names) if n not in given)
+    assert prediction.missing_modalities == missing
+    assert prediction.warnings[0].startswith(f"{' and '.join(missing)} w")
+    assert segmenter.kept[0].available == tuple(n in given for n in range(3))
+
+
+def test_all_optional_modalities_together_are_nothing_to_warn_of():
+    images = [volume(seed=n) for n in range(3)]
+    prediction = Segmenter(_optional_modalities(), "cpu").segment(images, samples=0)
+    assert (prediction.missing_modalities, prediction.warnings) == ((), ())
+
+
+def test_grad_cam_reads_the_modalities_that_are_there():
+    model, image = _optional_modalities(), volume((16, 16, 16), modality="T2")
+    segmenter = Segmenter(model, "cpu")
+    prediction = segmenter.segment([image], samples=0, keep_features=True)
+    found = explain(model.net, segmenter.kept, prediction.labels, ["head"], window=model.window)["head"]
+    x = torch.full((1, 3, 16, 16, 16), 7.0)
+    x[0, 1] = torch.from_numpy(normalise(image.array))
+    mask = torch.from_numpy(prediction.labels.array == 1)
+    there = torch.tensor([[False, True, False]])
+    expected = gradcam(model.net, x, 1, mask=mask if mask.any() else None, available=there)
+    np.testing.assert_allclose(found.array, expected.numpy(), atol=1e-5)
+
+
+def test_a_localiser_reads_what_is_there_of_its_own_modalities():
+    locator = FakeModel(
+        ThresholdNetwork(0.5, tiny_config(classes=2, heteroscedastic=False)),
+        structures=structures("one"),
+        modalities=(ModalitySpec(name="FLAIR"),),
+    )
+    model = _optional_modalities()
+    model.localiser = LocaliserSpec(model="where", structures=("one",), minimum_ml=0.0)
+    model.localiser_model = locator
+    image = volume((80, 20, 20), modality="FLAIR")
+    prediction = Segmenter(model, "cpu").segment([image], samples=0)
+    assert prediction.localiser is not None
+    assert prediction.missing_modalities == ("T1", "T2")
 
 
 @pytest.mark.parametrize(("frames", "why"), [(("1.2", "1.2"), "agree"), ((None, "1.2"), "supposing")])

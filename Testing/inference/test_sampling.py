@@ -39,7 +39,9 @@ def test_a_two_dimensional_network_equals_its_loop_too():
     network, x = tiny_network(tiny_config(spatial_dims=2)), _image((8, 10))
     maps = sample_window(network, x, samples=3, batch=2)
     with torch.no_grad():
-        outputs = [network(x, generators=sample_generators(0, 0, [t])).segmented.probabilities() for t in range(3)]
+        outputs = [
+            network(x, generators=sample_generators(0, 0, [t])).segmented.probabilities() for t in range(3)
+        ]
     torch.testing.assert_close(maps.mean_probability, torch.cat(outputs).mean(0), atol=1e-5, rtol=0)
 
 

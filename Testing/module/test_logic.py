@@ -236,6 +236,13 @@ class TestBadInput:
         logic.segment(settings(head, model=model))
         assert [volume.modality for volume in client.sent[-1].volumes] == ["T1"]
 
+    def test_a_model_of_optional_volumes_needs_one_of_them(self, logic, head):
+        two = tuple(protocol.ModalityInfo(name, False) for name in ("T1", "T2"))
+        model = replace(MODEL, modalities=two)
+
+        assert "at least one of T1, T2" in logic.whatIsMissing(settings(head, model=model, inputs={}))
+        assert logic.whatIsMissing(settings(head, model=model, inputs={"T2": head})) == ""
+
     def test_a_region_of_interest_that_is_not_placed_gets_a_sentence(self, logic, client, head, environment):
         roi = environment.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from DIANetLib.bundle_schema import LocaliserSpec
+from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.errors import BundleError, Cancelled, DependencyError, InputError
 from DIANetLib.inference.prediction import Box
 from DIANetLib.volume import Geometry
@@ -19,7 +19,7 @@ from DIANetLib.worker.exchange import Exchange
 from DIANetLib.worker.job import Job
 from DIANetLib.worker.protocol import KEPT_RESULTS, ReviewOptions, Unload
 from DIANetLib.worker.session import Session, _only_inside
-from Testing.bundle.tiny import write_bundle
+from Testing.bundle.tiny import CONFIG, write_bundle
 from Testing.worker.conftest import GRID
 
 ONE = CaseOptions(samples=1)
@@ -50,6 +50,16 @@ def test_a_model_is_loaded_once(session, tiny, image):
     np.testing.assert_array_equal(
         again.case.prediction.uncertainty["total"].array, first.case.prediction.uncertainty["total"].array
     )
+
+
+def test_optional_modalities_may_be_missing_from_a_request(session, image, tmp_path):
+    config = CONFIG.model_copy(update={"modalities": 2}).model_dump(mode="json")
+    specs = tuple(ModalitySpec(name=name, required=False) for name in ("FLAIR", "T1"))
+    folder = write_bundle(tmp_path, network=config, modalities=specs)
+    found = segmented(session, folder, image)  # its modality is T1
+    assert found.case.prediction.missing_modalities == ("FLAIR",)
+    maps, _ = session.explain("s", ["head"], job=job())
+    assert maps["head"].array.shape == image.array.shape
 
 
 def test_the_latest_results_are_kept(session, tiny, image):
