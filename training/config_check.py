@@ -140,7 +140,7 @@ def _objective(config: TrainingConfig) -> None:
             "objective.total_correlation: expected network.latent.rank above 0, without which the dimensions "
             f"of h are independent, got {'no latent' if latent is None else 'rank 0'}"
         )
-    for name in ("domain_l2", "domain_l1"):
+    for name in ("anatomy", "domain_l2", "domain_l1"):
         if getattr(objective, name) > 0 and (latent is None or not latent.anatomy):
             raise ValueError(
                 f"objective.{name}: expected network.latent.anatomy, which decodes P(h), got "

@@ -114,6 +114,7 @@ class ObjectiveConfig(Section):
         kl_weight: of the divergence of h from its prior, (12, 13).
         kl_free_nats: divergence per dimension that costs nothing.
         total_correlation: of the dependence between the dimensions of h; needs `network.latent.rank`.
+        anatomy: of the divergence of P(h) from the labels' own shares on its grid: the latent path's task.
         domain_l2: lambda_1, of ||P(h) - atlas||^2, (11).
         domain_l1: lambda_2, of |P(h) - atlas|, (14).
         spatial_prior: of the divergence of the segmentation from the atlas.
@@ -126,6 +127,7 @@ class ObjectiveConfig(Section):
     kl_weight: float = Field(default=1e-3, ge=0.0)
     kl_free_nats: float = Field(default=0.1, ge=0.0)
     total_correlation: float = Field(default=0.0, ge=0.0)
+    anatomy: float = Field(default=0.0, ge=0.0)
     domain_l2: float = Field(default=0.0, ge=0.0)
     domain_l1: float = Field(default=0.0, ge=0.0)
     spatial_prior: float = Field(default=0.0, ge=0.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from DIANetLib.losses.anatomy import domain_regulariser, spatial_prior_kl
 from DIANetLib.losses.classification import classification_loss
 from DIANetLib.losses.cut import cut_loss
+from DIANetLib.losses.distribution import distribution_divergence
 from DIANetLib.losses.latent import free_bits_kl, gaussian_kl, total_correlation
 from DIANetLib.losses.reconstruction import ReconstructionLoss
 from DIANetLib.losses.task import (
@@ -125,6 +126,9 @@ class Objective(torch.nn.Module):
             found.append(("domain", 0.0, anatomy.float().sum()))  # on the graph, whatever comes of it
         if batch.labels is None:
             return found
+        if anatomy is not None and config.anatomy > 0:
+            value = distribution_divergence(anatomy, batch.labels, batch.labelled)
+            found.append(("anatomy", config.anatomy, value))
         if config.cut is not None and cut is not None:
             value = cut_loss(probabilities, cut, batch.labels, batch.labelled).total
             found.append(("cut", config.cut.weight, value))

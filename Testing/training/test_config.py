@@ -67,6 +67,7 @@ def test_shipped_configurations_are_valid_and_carry_the_name_of_their_file(file:
             "modalities: expected 2 .the parts of",
         ),
         ({"objective": {"domain_l2": 1}}, "objective.domain_l2: expected network.latent.anatomy"),
+        ({"objective": {"anatomy": 1}}, "objective.anatomy: expected network.latent.anatomy"),
         ({"objective": {"total_correlation": 1}}, "objective.total_correlation: .*rank above 0.*got rank 0"),
         ({**WITHOUT_LATENT, "objective": ADVERSARIAL}, "objective.adversarial: expected a network.latent"),
         (
