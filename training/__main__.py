@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m training fit|evaluate|export CONFIG --data DIR --output DIR`.
+"""`python -m training fit|evaluate|pool|export CONFIG ...`; `--help` behind a command says what it needs.
 
 Exit status: 0 done; 2 for an error, which is one sentence on standard error; 130 when stopped by Ctrl-C.
 """
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import torch
 
             torch.set_num_threads(options.threads)
-        run = {"fit": _fit, "evaluate": _evaluate, "export": _export}[options.command]
+        run = {"fit": _fit, "evaluate": _evaluate, "export": _export, "pool": _pool, "ablate": _ablate}[
+            options.command
+        ]
         run(options)
     except (KeyboardInterrupt, Cancelled) as error:
         print(str(error) or "stopped", file=sys.stderr)
@@ -51,6 +53,7 @@ def _fit(options: argparse.Namespace) -> None:
         fold=options.fold or 0,
         workers=options.workers,
         restart=options.restart,
+        start_from=options.start_from,
         command=options.command_line,
     )
 
@@ -59,7 +62,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from training.data_folder import data_folder
     from training.distributed import single_device
     from training.evaluate import evaluate
-    from training.summary import print_summary
+    from training.printed import print_summary
 
     config = _config(options)
     summary = evaluate(
@@ -72,6 +75,24 @@ def _evaluate(options: argparse.Namespace) -> None:
         samples=options.samples,
         seed=options.seed,
         limit=options.limit,
+        subsets=options.subsets,
+        against=options.against,
+        pictures=options.pictures,
+        command=options.command_line,
+    )
+    print_summary(summary)
+    print(f"written: {options.output / 'evaluation'}")
+
+
+def _pool(options: argparse.Namespace) -> None:
+    from training.pool import pool
+    from training.printed import print_summary
+
+    summary = pool(
+        _config(options),
+        options.folders,
+        options.output,
+        against=options.against,
         command=options.command_line,
     )
     print_summary(summary)
@@ -96,6 +117,30 @@ def _export(options: argparse.Namespace) -> None:
     )
     megabytes = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
     print(f"written: {bundle} ({megabytes:.1f} MB)")
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from training.ablate_report import write_report
+
+    if options.report_only:
+        print(f"written: {write_report(options.output, options.command_line)}")
+        return
+    optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
+    from training.ablate import Budget, ablate
+
+    report = ablate(
+        _config(options),
+        options.data,
+        options.output,
+        Budget(options.steps, options.warm_up, options.start_from, options.seeds),
+        arms=options.arms,
+        device=options.device,
+        fold=options.fold or 0,
+        workers=options.workers,
+        command=options.command_line,
+    )
+    print(report.read_text(encoding="utf-8"))
+    print(f"written: {report}")
 
 
 def _config(options: argparse.Namespace) -> Any:
@@ -130,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training", description="Fit, evaluate and export segmentation models."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="fit|evaluate|export")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="fit|evaluate|pool|export|ablate")
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     add("config", metavar="CONFIG", type=Path, help="YAML file, see training/configs")
@@ -144,12 +189,25 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("fit", parents=[common], help="fit a model, or go on with a fit").add_argument
     add("--workers", type=_count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
     add("--restart", action="store_true", help="begin anew: remove the fit that is in --output")
+    add("--from", type=Path, dest="start_from", metavar="DIR", help=_FROM_HELP)
 
     add = commands.add_parser("evaluate", parents=[common], help="measure a fit on unseen cases").add_argument
     add("--weights", choices=["latest", "best"], default="latest", help="which checkpoint (default: latest)")
     add("--samples", type=_count, default=10, metavar="T", help="stochastic passes (default: 10)")
     add("--seed", type=_count, default=0, metavar="N", help="of samples and bootstrap (default: 0)")
     add("--limit", type=_count, metavar="N", help="only the first N cases, for a quick look")
+    add("--subsets", action="store_true", help="segment with every subset of the modalities too")
+    add("--against", type=Path, metavar="DIR", help=_AGAINST_HELP)
+    add("--pictures", type=Path, metavar="DIR", help=_PICTURES_HELP)
+
+    pool = commands.add_parser("pool", help="put the evaluations of several folds together")
+    pool.set_defaults(threads=None)
+    add = pool.add_argument
+    add("config", metavar="CONFIG", type=Path, help="YAML file of the fits")
+    add("folders", metavar="FIT", type=Path, nargs="+", help="--output of an evaluated fit, one per fold")
+    add("--output", type=Path, required=True, metavar="DIR", help="where the pooled evaluation goes")
+    add("--against", type=Path, metavar="DIR", help=_AGAINST_HELP)
+    add("--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SET_HELP)
 
     add = commands.add_parser(
         "export", parents=[common], help="write a model folder that dianet runs"
@@ -157,7 +215,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--into", type=Path, metavar="DIR", help="folder of model folders (default: OUTPUT/models)")
     add("--replace", action="store_true", help="replace a model folder that is there")
     add("--check-cases", type=_count, default=8, metavar="N", help=_CHECK_HELP)
+
+    add = commands.add_parser("ablate", parents=[common], help="measure what each part adds").add_argument
+    add("--steps", type=_positive, metavar="N", help="steps of each arm (default: CONFIG's)")
+    add("--warm-up", type=_count, default=0, metavar="N", help=_WARM_UP_HELP)
+    add("--from", type=Path, dest="start_from", metavar="DIR", help=_START_HELP)
+    add("--arms", nargs="+", metavar="NAME", help="some arms only (default: all); a wrong name lists them")
+    add("--seeds", type=_positive, default=1, metavar="K", help="repetitions of each arm (default: 1)")
+    add("--workers", type=_count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
+    add("--report-only", action="store_true", help="write the report on the arms that are done")
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
 
 
 _DATA_HELP = (
@@ -165,6 +239,11 @@ _DATA_HELP = (
     " names into a folder that is empty or missing"
 )
 _SET_HELP = "settings that replace CONFIG's, such as optimiser.steps=100"
+_FROM_HELP = "--output of another fit whose weights this one starts from; blocks that it lacks start as built"
+_WARM_UP_HELP = "fit the plain network so many steps first, and start every arm from it (default: 0)"
+_START_HELP = "--output of a fit of the plain network that every arm starts from"
+_AGAINST_HELP = "another fit (or pooled fits) evaluated on the same cases: paired differences"
+_PICTURES_HELP = "folder for pictures of reconstructions, and of what a classification looks at"
 _CHECK_HELP = "unseen cases on which float16 weights are compared with float32 (default: 8)"
 
 

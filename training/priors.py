@@ -74,7 +74,7 @@ def learn_priors(config: TrainingConfig, cases: Sequence[PreparedCase]) -> Prior
         if config.objective.needs_atlas:
             atlas = learn_atlas(_masks(config, cases), config.network.classes)
         if config.objective.cut is not None:
-            cut = learn_cut_prior(_masks(config, cases), *_cut_place(config, config.objective.cut))
+            cut = learn_cut_prior(_masks(config, cases), *cut_place(config, config.objective.cut))
     except InputError as error:
         name = "cut" if atlas is not None or not config.objective.needs_atlas else "atlas"
         raise InputError(
@@ -83,11 +83,18 @@ def learn_priors(config: TrainingConfig, cases: Sequence[PreparedCase]) -> Prior
     return Priors.restored(Priors(atlas, cut).stored())
 
 
-def _cut_place(config: TrainingConfig, term: CutTerm) -> tuple[tuple[int, int], int]:
-    """Class numbers of the two structures, and the axis of a patch that the cut is perpendicular to."""
+def cut_place(config: TrainingConfig, term: CutTerm, *, volumes: bool = False) -> tuple[tuple[int, int], int]:
+    """Class numbers of the two structures, and the axis that the cut is perpendicular to.
+
+    Args:
+        config: names the structures.
+        term: the two, and the axis.
+        volumes: whether the axis is that of whole cases (k, j, i), or that of patches.
+    """
     keys = [structure.key for structure in config.data.structures]
     first, second = (1 + keys.index(key) for key in term.structures)
-    return (first, second), "kji".index(term.axis) - 3 + config.network.spatial_dims
+    axes = 3 if volumes else config.network.spatial_dims
+    return (first, second), "kji".index(term.axis) - 3 + axes
 
 
 def _masks(config: TrainingConfig, cases: Sequence[PreparedCase]) -> Iterator[npt.NDArray[np.uint8]]:
