@@ -171,6 +171,18 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         metavar="STRUCTURE",
         help="structures to compute Grad-CAM for; all (default) or none",
     )
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="also write where the network attends to: attention.nrrd, the same per scale, and saliency.nrrd,"
+        " the image times the first; for models with attention",
+    )
+    parser.add_argument(
+        "--reliable-path",
+        action="store_true",
+        help="also write which path through the network counts most: reliable_path.nrrd; for models that fuse"
+        " several",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the stochastic passes (default: 0)")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -209,6 +221,10 @@ def _segment(options: argparse.Namespace) -> int:
         samples=options.samples,
         seed=options.seed,
         explain="all" if explain == ("all",) else "none" if explain == ("none",) else explain,
+        inner=(
+            *(("attention",) if options.attention else ()),
+            *(("reliable_path",) if options.reliable_path else ()),
+        ),
         series=options.series,
         overwrite=options.overwrite,
     )

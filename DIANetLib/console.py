@@ -35,6 +35,7 @@ _STAGES = {
     "segment": "segmenting",
     "restore": "restoring the grid",
     "explain": "explaining (Grad-CAM)",
+    "inner": "reading attention",
     "review": "finding where to look",
     "write": "writing",
 }

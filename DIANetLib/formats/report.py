@@ -22,7 +22,7 @@ from DIANetLib.formats.result import (
     RESEARCH_USE_NOTICE,
     mean_uncertainty,
 )
-from DIANetLib.inference.prediction import ModelRef, Prediction
+from DIANetLib.inference.prediction import InnerMaps, ModelRef, PathMap, Prediction
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Volume
 
@@ -40,10 +40,17 @@ _SCALE_TEXT: Mapping[RowKind, str] = {
     "probable labels; values above it are drawn in the brightest colour.",
     "epistemic": "What the model's samples disagree about (mutual information). Fixed scale; values above it "
     "are drawn in the brightest colour.",
+    "attention": "What the network multiplies its features by: the mean over its scales, relative to the "
+    "map's own maximum. Laid over the image half transparent.",
     "gradcam": "Which part of the image the model's score for this structure rests on, relative to the map's "
     "own maximum. Laid over the image half transparent.",
 }
-_SCALE_UNIT: Mapping[RowKind, str] = {"total": "nats", "epistemic": "nats", "gradcam": "relative"}
+_SCALE_UNIT: Mapping[RowKind, str] = {
+    "total": "nats",
+    "epistemic": "nats",
+    "attention": "relative",
+    "gradcam": "relative",
+}
 
 
 def render_report(
@@ -51,6 +58,7 @@ def render_report(
     gradcam: Mapping[str, Volume],
     inputs: Sequence[Volume],
     regions: Sequence[Region] = (),
+    inner: InnerMaps | None = None,
     *,
     created: datetime | None = None,
 ) -> str:
@@ -61,9 +69,11 @@ def render_report(
         gradcam: Grad-CAM maps by structure key, 0 to 1, on the prediction's grid; may be empty.
         inputs: The images; the first is on the prediction's grid and is what the pictures show.
         regions: Low-confidence regions, most important first.
+        inner: Attention and reliable path, where asked for.
         created: Time to state; now, in UTC, when None.
     """
-    views = Views(prediction, inputs[0], gradcam)
+    inner = inner or InnerMaps()
+    views = Views(prediction, inputs[0], gradcam, inner.attention.get("attention"))
     overview = views.overview()
     detailed = [(view, views.rows(view)) for view in views.views]
     close_ups = [views.close_up(region.centre) for region in regions[:_CLOSE_UPS]]
@@ -90,6 +100,7 @@ def render_report(
         "</section>",
         *(_view(view, rows, sources) for view, rows in detailed),
         "".join(f'<p class="meta">{escape(sentence)}</p>' for sentence in views.omitted),
+        "" if inner.path is None else _paths(inner.path, prediction),
         _regions(regions, close_ups, by_value, sources),
         _details(prediction, inputs),
     ]
@@ -257,6 +268,21 @@ def _view(view: View, rows: Sequence[Row], sources: Mapping[int, str]) -> str:
         parts.append(_pictures(row, sources))
     parts.append("</section>")
     return "\n".join(part for part in parts if part)
+
+
+def _paths(path: PathMap, prediction: Prediction) -> str:
+    shares = path.shares(prediction.labels.array > 0)
+    rows = [
+        (str(n), escape(name), f"{100 * share:.1f}")
+        for n, (name, share) in enumerate(zip(path.names, shares, strict=True), start=1)
+    ]
+    head = [("Value", False), ("Path", False), ("Share of the structures' voxels (%)", True)]
+    note = (
+        "The segmentation fuses several paths through the network; per voxel the one that is surest counts "
+        "most. reliable_path.nrrd shows which one that is."
+    )
+    table = _table(head, rows, "Which path the segmentation relies on", note)
+    return f"<section><h2>Reliable path</h2>{table}</section>"
 
 
 def _regions(

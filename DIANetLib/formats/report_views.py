@@ -25,10 +25,15 @@ from DIANetLib.volume import Volume
 
 __all__ = ["SCALES", "Panel", "Row", "RowKind", "View", "Views"]
 
-RowKind = Literal["structures", "total", "epistemic", "gradcam"]
+RowKind = Literal["structures", "total", "epistemic", "attention", "gradcam"]
 
-#: Greatest value of each overlay's colour bar: nats, nats, relative.
-SCALES: Mapping[RowKind, float] = {"total": math.log(2.0), "epistemic": 0.2, "gradcam": 1.0}
+#: Greatest value of each overlay's colour bar: nats, nats, relative, relative.
+SCALES: Mapping[RowKind, float] = {
+    "total": math.log(2.0),
+    "epistemic": 0.2,
+    "attention": 1.0,
+    "gradcam": 1.0,
+}
 
 _MARGIN_MM = 12.0
 _MOST_VIEWS = 6
@@ -92,9 +97,16 @@ class Views:
         prediction: What was computed.
         image: The image to draw under it, on the prediction's grid.
         gradcam: Grad-CAM maps by structure key, 0 to 1, on the prediction's grid.
+        attention: Attention map, 0 to 1, on the prediction's grid; None for no row of it.
     """
 
-    def __init__(self, prediction: Prediction, image: Volume, gradcam: Mapping[str, Volume]) -> None:
+    def __init__(
+        self,
+        prediction: Prediction,
+        image: Volume,
+        gradcam: Mapping[str, Volume],
+        attention: Volume | None = None,
+    ) -> None:
         self.prediction = prediction
         self.display = Display(prediction.geometry)
         self._image = self.display.view(image.array)
@@ -103,6 +115,7 @@ class Views:
         self._maps = {
             kind: self.display.view(prediction.uncertainty[kind].array) for kind in ("total", "epistemic")
         }
+        self._attention = None if attention is None else self.display.view(attention.array)
         self._gradcam = {key: self.display.view(volume.array) for key, volume in gradcam.items()}
         self._colors = {s.value: s.color for s in prediction.structures}
         self.omitted: list[str] = []  # sentences on what there was no room for
@@ -165,12 +178,14 @@ class Views:
         return Row("structures", "Whole image", tuple(panels))
 
     def rows(self, view: View) -> tuple[Row, ...]:
-        """The pictures of a view: outlines, total and epistemic uncertainty, Grad-CAM of its structures."""
+        """Outlines, total and epistemic uncertainty, attention if asked for, Grad-CAM of its structures."""
         rows = [
             self._outlined(view),
             self._mapped(view, "total", "Total uncertainty", self._maps["total"], view.slices),
             self._mapped(view, "epistemic", "Epistemic uncertainty", self._maps["epistemic"], view.slices),
         ]
+        if self._attention is not None:
+            rows.append(self._mapped(view, "attention", "Attention", self._attention, view.slices))
         explained = [
             s for s in self.prediction.structures if s.key in self._gradcam and self._view_of(s) is view
         ]
@@ -215,7 +230,7 @@ class Views:
 
     def _mapped(self, view: View, kind: RowKind, title: str, seen: npt.NDArray[Any], slices: Point) -> Row:
         border = dict.fromkeys(self._colors, _BORDER)
-        opacity = 0.6 if kind == "gradcam" else 0.9
+        opacity = 0.6 if kind in ("gradcam", "attention") else 0.9
         panels = []
         for frame in self._frames(view.middle, slices, view.width_mm):
             picture = frame.overlay(frame.grey(self._image, self._window), seen, SCALES[kind], opacity)

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from DIANetLib import __version__
-from DIANetLib.inference.prediction import UNCERTAINTY_KINDS, ModelRef, Prediction
+from DIANetLib.inference.prediction import UNCERTAINTY_KINDS, ModelRef, PathMap, Prediction
 from DIANetLib.structures import Code, Structure
 from DIANetLib.volume import Geometry, Volume
 
@@ -60,6 +60,7 @@ def result_record(
     *,
     low_confidence_regions: int,
     files: Mapping[str, Any],
+    path: PathMap | None = None,
     created: datetime | None = None,
 ) -> dict[str, Any]:
     """The content of `result.json`.
@@ -69,6 +70,7 @@ def result_record(
         inputs: The images, in the order of the model's modalities.
         low_confidence_regions: How many regions `regions.json` lists.
         files: File names of the folder, by what they hold.
+        path: The reliable path, where asked for.
         created: Time of writing; now, in UTC, when None.
 
     Returns:
@@ -93,9 +95,21 @@ def result_record(
             {"lo": list(box.lo), "hi": list(box.hi)} for box in prediction.regions_of_interest
         ],
         "structures": [_structure(s, prediction, means[s.key]) for s in prediction.structures],
+        "reliable_path": None if path is None else _path(path, prediction),
         "low_confidence_regions": low_confidence_regions,
         "warnings": list(prediction.warnings),
         "files": dict(files),
+    }
+
+
+def _path(path: PathMap, prediction: Prediction) -> dict[str, Any]:
+    """What the numbers of the map mean, and what part of the structures' voxels each path decides."""
+    shares = path.shares(prediction.labels.array > 0)
+    return {
+        "paths": [
+            {"value": n, "name": name, "share_of_structures": share}
+            for n, (name, share) in enumerate(zip(path.names, shares, strict=True), start=1)
+        ]
     }
 
 

@@ -9,7 +9,7 @@ nats. Everything lies on the grid of the first input, so no reader has to resamp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from DIANetLib.structures import Structure
     from DIANetLib.volume import Geometry, Volume
 
-__all__ = ["UNCERTAINTY_KINDS", "Box", "ModelRef", "Prediction", "Progress"]
+__all__ = ["UNCERTAINTY_KINDS", "Box", "InnerMaps", "ModelRef", "PathMap", "Prediction", "Progress"]
 
 #: Keys of `Prediction.uncertainty` that every prediction has; "heteroscedastic" is there where the network
 #: has a log-variance head.
@@ -120,6 +120,42 @@ class Progress:
     def fraction(self) -> float:
         """Share of the stage that is done, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class PathMap:
+    """Which of the segmentation head's paths counts most, per voxel (N11).
+
+    Attributes:
+        chosen: uint8 on the input's grid: 0 where nothing was read, n for path n of `names`, from 1 on.
+        names: The paths, the full one first.
+    """
+
+    chosen: Volume
+    names: tuple[str, ...]
+
+    def shares(self, mask: npt.NDArray[np.bool_] | None = None) -> tuple[float, ...]:
+        """Share of the voxels that each path decides, 0 to 1; they sum to one.
+
+        Args:
+            mask: (k, j, i), the voxels that count; None for all that were read. Zeros where there are none.
+        """
+        values = self.chosen.array if mask is None else self.chosen.array[mask]
+        counts = np.bincount(values.ravel(), minlength=len(self.names) + 1)[1:]
+        return tuple(float(count) / max(1, int(counts.sum())) for count in counts)
+
+
+@dataclass(frozen=True, eq=False)
+class InnerMaps:
+    """What the network shows of its own workings, where a model has the blocks for it and it was asked for.
+
+    Attributes:
+        attention: Maps by name: `"attention"` (27), `"saliency"` (28), `"attention_scale_1"` and on.
+        path: The reliable path.
+    """
+
+    attention: Mapping[str, Volume] = field(default_factory=dict)
+    path: PathMap | None = None
 
 
 @dataclass(frozen=True, eq=False)

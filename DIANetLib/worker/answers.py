@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from DIANetLib.catalogue import structure_info
 from DIANetLib.errors import InputError, WorkerError
-from DIANetLib.inference.prediction import Box, Prediction, Progress
+from DIANetLib.inference.prediction import Box, InnerMaps, Prediction, Progress
 from DIANetLib.worker.case import CaseOptions
 from DIANetLib.worker.exchange import Exchange, geometry_of
 from DIANetLib.worker.job import Job
@@ -112,13 +112,14 @@ class Answers:
             _box(request.roi),
             "all" if request.explain == ("all",) else request.explain or "none",
             request.review,
+            "available",
         )
         volumes = [self.exchange.read(shared) for shared in request.volumes]
         found = self.session.segment(
             request.id, request.model, volumes, options, device=request.device, job=job
         )
         case, prediction = found.case, found.case.prediction
-        maps = _maps(prediction, case.gradcam)
+        maps = _maps(prediction, case.gradcam, case.inner)
         job.report(Progress("write", 0, len(maps) + 1))
         labels = self._write(prediction.labels, job)
         files = self._write_maps(maps, job, done=1)
@@ -137,6 +138,7 @@ class Answers:
             model_version=prediction.model.version,
             model_sha256=prediction.model.sha256,
             layers=found.layers,
+            paths=() if case.inner.path is None else case.inner.path.names,
         )
 
     def _explain(self, request: Explain, job: Job) -> Explained:
@@ -179,13 +181,15 @@ class Answers:
         return shared
 
 
-def _maps(prediction: Prediction, gradcam: Mapping[str, Volume]) -> list[_Map]:
+def _maps(prediction: Prediction, gradcam: Mapping[str, Volume], inner: InnerMaps) -> list[_Map]:
     """All maps of a result, in a fixed order."""
     kinds: tuple[LayerKind, ...] = ("total", "aleatoric", "epistemic", "heteroscedastic")
     uncertainty = prediction.uncertainty
     return [
         *((kind, None, uncertainty[kind]) for kind in kinds if kind in uncertainty),
         ("error", None, prediction.error_probability),
+        *((("attention", None, inner.attention["attention"]),) if inner.attention else ()),
+        *((("path", None, inner.path.chosen),) if inner.path is not None else ()),
         *(("variance", key, volume) for key, volume in prediction.variance.items()),
         *(("gradcam", key, volume) for key, volume in gradcam.items()),
     ]

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from DIANetLib.errors import Cancelled, InputError
-from DIANetLib.inference.prediction import Box, Prediction, Progress
+from DIANetLib.inference.prediction import Box, InnerMaps, Prediction, Progress
 from DIANetLib.structures import Side, Structure
 from DIANetLib.worker.protocol import ReviewOptions
 
@@ -29,18 +29,24 @@ __all__ = [
     "Cancel",
     "Case",
     "CaseOptions",
+    "Inner",
     "Report",
     "Seen",
     "check_options",
     "explain_seen",
     "find_places",
     "segment_case",
+    "show_inner",
     "stop_if",
 ]
+
+_Result = TypeVar("_Result")
 
 Report = Callable[[Progress], None]
 Cancel = Callable[[], bool]
 Asked = tuple[str, ...] | Literal["all", "none"]
+#: What a network can show of its own workings.
+Inner = Literal["attention", "reliable_path"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class CaseOptions:
         roi: Where to look, LPS mm; None lets the model find it.
         explain: Names or keys of the structures to compute Grad-CAM for, or `"all"`, or `"none"`.
         review: How low-confidence regions are looked for.
+        inner: What of the network's workings to show, or `"available"` for all that it can show.
     """
 
     samples: int = 10
@@ -60,6 +67,7 @@ class CaseOptions:
     roi: Box | None = None
     explain: Asked = "none"
     review: ReviewOptions = field(default_factory=ReviewOptions)
+    inner: tuple[Inner, ...] | Literal["available"] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +96,14 @@ class Case:
         gradcam: A map per structure that was explained, by key.
         regions: Low-confidence regions, the worst first.
         seen: For explanations later on.
+        inner: What was asked for of the network's workings.
     """
 
     prediction: Prediction
     gradcam: Mapping[str, Volume]
     regions: tuple[Region, ...]
     seen: Seen
+    inner: InnerMaps = field(default_factory=InnerMaps)
 
 
 def segment_case(
@@ -137,6 +147,15 @@ def segment_case(
             keys = [structure.key for structure in chosen]
             maps, more = explain_seen(model, seen, keys, report=report, cancel=cancel)
             warnings += more
+    inner = InnerMaps()
+    wanted = _can_show(model) if options.inner == "available" else options.inner
+    if wanted:
+        from DIANetLib.inference.engine import assign_modalities
+
+        image = next(volume for volume in assign_modalities(model, volumes) if volume is not None)
+        with _timed(timings, "inner"):
+            inner, more = show_inner(model, seen, image, wanted, report=report, cancel=cancel)
+            warnings += more
     stop_if(cancel)
     report(Progress("review", 0, 1))
     with _timed(timings, "review"):
@@ -144,7 +163,7 @@ def segment_case(
         regions = find_places(error, seen.labels, seen.structures, options.review)
     report(Progress("review", 1, 1))
     prediction = replace(prediction, timings=timings, warnings=(*prediction.warnings, *warnings))
-    return Case(prediction, maps, regions, seen)
+    return Case(prediction, maps, regions, seen, inner)
 
 
 def explain_seen(
@@ -163,7 +182,6 @@ def explain_seen(
         InputError: There is no such layer.
     """
     from DIANetLib.acwi.explain import DEFAULT_LAYER, explain
-    from DIANetLib.inference.memory import is_out_of_memory
 
     stop_if(cancel)
     report(Progress("explain", 0, len(keys)))
@@ -180,12 +198,64 @@ def explain_seen(
             cancel=cancel,
         )
 
+    return _or_on_the_cpu(run, seen.device, "Grad-CAM was")
+
+
+def show_inner(
+    model: LoadedModel,
+    seen: Seen,
+    image: Volume,
+    wanted: Sequence[Inner],
+    *,
+    report: Report,
+    cancel: Cancel | None = None,
+) -> tuple[InnerMaps, tuple[str, ...]]:
+    """Attention and reliable path where an image was segmented, or on the CPU if memory is short.
+
+    Args:
+        model: The model.
+        seen: What it read.
+        image: The first input.
+        wanted: What to show.
+        report: Told how far it is.
+        cancel: Asked between layers of the network.
+
+    Returns:
+        The maps, and warnings.
+
+    Raises:
+        Cancelled: `cancel` said so.
+        InputError: The model has no such block.
+    """
+    from DIANetLib.acwi.attention import attention_maps, reliable_path
+
+    stop_if(cancel)
+    report(Progress("inner", 0, 1))
+
+    def run(device: str) -> InnerMaps:
+        network, window, regions = model.network(device), model.window, seen.regions
+        attention, path = {}, None
+        if "attention" in wanted:
+            attention = attention_maps(network, regions, image, window=window, cancel=cancel)
+        if "reliable_path" in wanted:
+            path = reliable_path(network, regions, image, window=window, cancel=cancel)
+        return InnerMaps(attention, path)
+
+    maps = _or_on_the_cpu(run, seen.device, "Attention and reliable path were")
+    report(Progress("inner", 1, 1))
+    return maps
+
+
+def _or_on_the_cpu(run: Callable[[str], _Result], device: str, what: str) -> tuple[_Result, tuple[str, ...]]:
+    """Run on a device, or on the CPU where its memory is short; with a warning then."""
+    from DIANetLib.inference.memory import is_out_of_memory
+
     try:
-        return run(seen.device), ()
+        return run(device), ()
     except (RuntimeError, MemoryError) as error:
-        if seen.device == "cpu" or not is_out_of_memory(error):
+        if device == "cpu" or not is_out_of_memory(error):
             raise
-    return run("cpu"), (f"Grad-CAM was computed on the CPU: the memory of {seen.device} was short.",)
+    return run("cpu"), (f"{what} computed on the CPU: the memory of {device} was short.",)
 
 
 def find_places(
@@ -211,6 +281,13 @@ def check_options(options: CaseOptions, model: LoadedModel) -> None:
         raise InputError(f"The number of samples is {options.samples}, expected 0 or more.")
     if options.seed < 0:
         raise InputError(f"The seed is {options.seed}, expected 0 or more.")
+    lacking = [] if options.inner == "available" else [n for n in options.inner if n not in _can_show(model)]
+    if lacking:
+        block = {"attention": "attention", "reliable_path": "fusion of reliable paths"}[lacking[0]]
+        raise InputError(
+            f"The model {model.name!r} has no {block}, so there is none to show.",
+            remedy=f"Leave --{lacking[0].replace('_', '-')} out, or choose another model.",
+        )
     if isinstance(options.explain, str):
         return
     sides: tuple[Side, ...] = ("left", "right")
@@ -229,6 +306,16 @@ def stop_if(cancel: Cancel | None) -> None:
     """Raise `Cancelled` if the user has asked to stop."""
     if cancel is not None and cancel():
         raise Cancelled
+
+
+def _can_show(model: LoadedModel) -> tuple[Inner, ...]:
+    """What a model's network can show of its workings."""
+    config = model.network_config
+    blocks: tuple[tuple[Inner, object], ...] = (
+        ("attention", config.attention),
+        ("reliable_path", config.reliable_path),
+    )
+    return tuple(name for name, block in blocks if block is not None)
 
 
 def _base(structure: Structure, model: LoadedModel) -> Structure:

@@ -21,7 +21,15 @@ from DIANetLib.bundle import BundleEntry, LoadedModel, list_bundles, load_bundle
 from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import Box, Prediction, Progress
 from DIANetLib.modalities import assign
-from DIANetLib.worker.case import Cancel, CaseOptions, Report, check_options, segment_case, stop_if
+from DIANetLib.worker.case import (
+    Cancel,
+    CaseOptions,
+    Inner,
+    Report,
+    check_options,
+    segment_case,
+    stop_if,
+)
 
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
@@ -57,6 +65,7 @@ class SegmentRequest:
         samples: T, stochastic passes; 0 for one plain pass.
         seed: Of the stochastic passes; the same seed gives the same result.
         explain: Names or keys of the structures to compute Grad-CAM for, or `"all"`, or `"none"`.
+        inner: What to show of the network's workings: `"attention"`, `"reliable_path"`.
         series: UID of the DICOM series to read from folders that hold several.
         overwrite: Whether an earlier output folder may be replaced.
     """
@@ -69,6 +78,7 @@ class SegmentRequest:
     samples: int = 10
     seed: int = 0
     explain: tuple[str, ...] | Literal["all", "none"] = "all"
+    inner: tuple[Inner, ...] = ()
     series: str | None = None
     overwrite: bool = False
 
@@ -103,12 +113,12 @@ def segment(
     """
     clock = _Clock()
     report = progress or (lambda _: None)
-    from DIANetLib.formats.output_folder import check_output_directory
+    from DIANetLib.formats.staging import check_output_directory
 
     check_output_directory(request.output, overwrite=request.overwrite)
     if not request.images:
         raise InputError("No image was given.", remedy="Name an image file or a folder with a DICOM series.")
-    options = CaseOptions(request.samples, request.seed, explain=request.explain)
+    options = CaseOptions(request.samples, request.seed, explain=request.explain, inner=request.inner)
     model = load_bundle(request.model)
     check_options(options, model)
     sources, notes = assign_modalities(request.images, model)
@@ -137,6 +147,7 @@ def segment(
         request.output,
         overwrite=request.overwrite,
         regions=case.regions,
+        inner=case.inner,
     )
     clock.lap("write")
     report(Progress("write", 1, 1))

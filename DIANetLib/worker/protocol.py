@@ -64,14 +64,14 @@ __all__ = [
 ]
 
 #: Both sides must speak the same version; a worker says its own in `Hello`.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 #: Results that a worker keeps for `Explain` and `Review`, the latest ones.
 KEPT_RESULTS = 3
 #: First character of every line that the worker sends.
 RECORD_SEPARATOR = "\x1e"
 
 LayerKind = Literal[
-    "total", "aleatoric", "epistemic", "heteroscedastic", "error", "variance", "gradcam", "attention"
+    "total", "aleatoric", "epistemic", "heteroscedastic", "error", "variance", "gradcam", "attention", "path"
 ]
 Triple = tuple[float, float, float]
 Sizes = tuple[int, int, int]
@@ -234,9 +234,10 @@ class MapFile:
     """A map of a result.
 
     Attributes:
-        kind: What it shows. `"error"` is the calibrated probability that the label is wrong.
+        kind: What it shows. `"error"` is the calibrated probability that the label is wrong, `"path"` the
+            number of the path through the network that counts most, from 1 on (`Segmented.paths`).
         structure: Key of the structure that it belongs to, for the kinds that have one per structure.
-        volume: float32, on the grid of the first input.
+        volume: float32 (whole numbers for `"path"`), on the grid of the first input.
     """
 
     kind: LayerKind
@@ -444,7 +445,8 @@ class Segmented:
     Attributes:
         labels: Labelmap, whole numbers.
         structures: What its values stand for.
-        maps: Uncertainty, error and variance maps, and Grad-CAM where asked for.
+        maps: Uncertainty, error and variance maps, attention and path where the model has the blocks for
+            them, and Grad-CAM where asked for.
         summaries: Numbers per structure, in the order of `structures`.
         regions: Low-confidence regions, the text of `DIANetLib.acwi.review.regions_to_json`.
         warnings: Sentences for the user.
@@ -456,6 +458,8 @@ class Segmented:
         model_version: Its version.
         model_sha256: Hash of its weights.
         layers: Layers of the network that Grad-CAM can be taken at.
+        paths: Names of the paths through the network whose numbers the map `"path"` holds, the first is 1;
+            empty where there is no such map.
     """
 
     labels: SharedVolume
@@ -472,6 +476,7 @@ class Segmented:
     model_version: str
     model_sha256: str
     layers: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -568,7 +573,7 @@ class Progress:
     Attributes:
         id: Id of the request.
         stage: What is being done: `"load"`, `"prepare"`, `"localise"`, `"segment"`, `"restore"`, `"explain"`,
-            `"review"`, `"write"`.
+            `"inner"`, `"review"`, `"write"`.
         done: Steps finished.
         total: Steps of this stage.
     """

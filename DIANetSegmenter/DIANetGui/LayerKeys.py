@@ -18,7 +18,7 @@ from DIANetLib.worker.protocol import LayerKind, StructureInfo
 
 from .Translate import tr as _
 
-__all__ = ["SCALES", "LayerKey", "layerTitle", "layerUnit"]
+__all__ = ["NUMBERED", "SCALES", "LayerKey", "layerTitle", "layerUnit"]
 
 #: Value at the upper end of each kind's colour scale; the lower end is 0.
 SCALES: Mapping[str, float] = {
@@ -29,8 +29,11 @@ SCALES: Mapping[str, float] = {
     "error": 1.0,  # probability
     "variance": 0.1,  # of 0.25 that are possible; one voxel in a thousand of the shipped models reaches it
     "gradcam": 1.0,  # relative to the map's own maximum
-    "attention": 1.0,
+    "attention": 1.0,  # relative to the map's own maximum
+    "path": 5.0,  # number of the path; more are not to be expected
 }
+#: Kinds whose values are numbers of things: nothing lies between two of them.
+NUMBERED = ("path",)
 
 
 _UNSAFE = re.compile(r"""[&<>"'%;:*?|/\\]""")
@@ -94,6 +97,7 @@ def layerTitle(key: LayerKey, structures: Sequence[StructureInfo] = ()) -> str:
         "variance": _("Variance"),
         "gradcam": _("Grad-CAM"),
         "attention": _("Attention"),
+        "path": _("Reliable path"),
     }
     title, unit = titles[key.kind], layerUnit(key.kind)
     if unit:

@@ -21,7 +21,7 @@ EAGER_STRUCTURES = 8
 #: Kinds of layer that there is one of per structure.
 PER_STRUCTURE = ("variance", "gradcam")
 
-_ORDER = ("total", "epistemic", "aleatoric", "heteroscedastic", "error", "attention", *PER_STRUCTURE)
+_ORDER = ("total", "epistemic", "aleatoric", "heteroscedastic", "error", "attention", "path", *PER_STRUCTURE)
 
 
 class LayerSource:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .ColorNodes import COLOR_MAPS, DEFAULT_COLOR_MAP, availableColorMaps, colorNode
-from .LayerKeys import SCALES, LayerKey
+from .LayerKeys import NUMBERED, SCALES, LayerKey
 from .Nodes import rasFromLps
 from .Results import LAYER_ATTRIBUTE, OUTLINE_ROLE, Result
 from .Scene import Environment, nodesOf, uniqueName
@@ -132,14 +132,15 @@ def styleLayerNode(
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, key.scale)
     display.SetAutoThreshold(False)
-    lowest = key.scale * max(style.threshold, 1e-4)  # a map is 0 where nothing was looked at
+    # A map is 0 where nothing was looked at. No number of a thing is too low to be seen.
+    lowest = 0.5 if key.kind in NUMBERED else key.scale * max(style.threshold, 1e-4)
     # Entropies and logit variances may exceed their scale; the others cannot, and looking costs time.
     greatest = key.scale
     if key.kind in _UNBOUNDED:
         greatest = max(greatest, node.GetImageData().GetScalarRange()[1])
     display.SetThreshold(lowest, greatest * (1 + 1e-6))
     display.SetApplyThreshold(True)
-    display.SetInterpolate(True)
+    display.SetInterpolate(key.kind not in NUMBERED)
     display.EndModify(modifying)
     if fresh:
         node.SetAndObserveDisplayNodeID(display.GetID())

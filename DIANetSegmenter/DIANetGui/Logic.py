@@ -120,9 +120,10 @@ class Logic:
         return self.runner.addListener(listener)
 
     def models(self) -> tuple[ModelInfo, ...]:
-        """The models that are installed, usable or not."""
+        """The models that segment and are installed, usable or not."""
         if self._models is None:
-            self._models = read_catalogue()
+            listed = read_catalogue()
+            self._models = tuple(model for model in listed if model.structures or model.problem is not None)
         return self._models
 
     def model(self, name: str) -> ModelInfo:

@@ -36,6 +36,7 @@ class ResultRecord:
         seed: Of the stochastic passes.
         created: When, ISO 8601 with the offset from UTC.
         networkLayers: Layers of the network that Grad-CAM can be taken at.
+        paths: Names of the paths through the network whose numbers the layer "path" shows.
         layers: Ids (`LayerKey.id`) of the layers that have a node; not in the JSON, the scene knows them.
     """
 
@@ -53,6 +54,7 @@ class ResultRecord:
     seed: int = 0
     created: str = ""
     networkLayers: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
 
     @classmethod
@@ -73,6 +75,7 @@ class ResultRecord:
             seed=payload.seed,
             created=created,
             networkLayers=payload.layers,
+            paths=payload.paths,
         )
 
     def structure(self, key: str) -> StructureInfo | None:
@@ -114,8 +117,8 @@ def readRecord(text: str, layers: tuple[str, ...] = ()) -> ResultRecord:
             )
         document["structures"] = tuple(_structure(entry) for entry in document["structures"])
         document["summaries"] = tuple(StructureSummary(**entry) for entry in document["summaries"])
-        for name in ("inputs", "warnings", "networkLayers"):
-            document[name] = tuple(document[name])
+        for name in ("inputs", "warnings", "networkLayers", "paths"):
+            document[name] = tuple(document.get(name, ()))  # records of the first release name no paths
         return ResultRecord(**document, layers=layers)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"The record of a result cannot be read: {error}.") from error

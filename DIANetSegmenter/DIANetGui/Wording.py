@@ -38,6 +38,7 @@ def activityText(activity: Activity) -> str:
         "segment": _("Segmenting"),
         "restore": _("Putting the result on the volume's grid"),
         "explain": _("Explaining"),
+        "inner": _("Reading the network's attention"),
         "review": _("Ranking what to review"),
         "write": _("Handing over the result"),
         "show": _("Showing the result"),
@@ -106,6 +107,9 @@ def resultText(record: ResultRecord) -> str:
     lines = [f"<b>{escape(head)}</b>", table if rows else escape(_("No structure was found."))]
     if len(found) > _ROWS:
         lines.append(escape(_("and {count} more").format(count=len(found) - _ROWS)))
+    if record.paths:
+        numbered = ", ".join(f"{n} {name}" for n, name in enumerate(record.paths, start=1))
+        lines.append(escape(_("Paths of the layer Reliable path: {names}").format(names=numbered)))
     lines += [f"⚠ {escape(warning)}" for warning in record.warnings]
     return "".join(f"<div>{line}</div>" for line in lines)
 

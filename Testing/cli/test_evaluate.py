@@ -14,8 +14,8 @@ import pytest
 from DIANetLib.cli import main
 from DIANetLib.errors import InputError, OutputError
 from DIANetLib.formats.image import write_volume
-from DIANetLib.formats.output_folder import check_output_directory
 from DIANetLib.formats.segmentation import write_segmentation
+from DIANetLib.formats.staging import check_output_directory
 from DIANetLib.volume import Volume
 from DIANetLib.worker.evaluation import evaluate, parse_mapping
 from Testing.cli.made import GEOMETRY, STRUCTURES, labels, write_folder

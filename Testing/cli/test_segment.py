@@ -22,6 +22,7 @@ from DIANetLib.errors import Cancelled, DependencyError, InputError
 from DIANetLib.formats.image import read_volume, write_volume
 from DIANetLib.inference.prediction import Progress
 from DIANetLib.network import FusionConfig
+from DIANetLib.network.config import AttentionConfig, ReliablePathConfig
 from DIANetLib.volume import Geometry, Volume
 from DIANetLib.worker import case, jobs
 from DIANetLib.worker.jobs import ImageSource, SegmentRequest, assign_modalities, box_from_ras, segment
@@ -286,9 +287,42 @@ def test_the_command_asks_which_modality_an_image_is_where_nothing_tells(
     assert "no modality 'PET'; it has T1, T2, FLAIR" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("short_report")
+def test_the_command_writes_attention_and_reliable_path_of_models_that_have_them(
+    place: Path, tmp_path: Path
+) -> None:
+    blocks = {
+        "widths": (4, 6, 6),
+        "blocks": (0, 0, 0),
+        "strides": (2, 2),
+        "deep_supervision": 1,
+        "attention": AttentionConfig(channels=4, heads=2, grid=2),
+        "reliable_path": ReliablePathConfig(),
+    }
+    network = CONFIG.model_copy(update=blocks).model_dump(mode="json")
+    write_bundle(tmp_path, "shown", network=network)
+    arguments = ["--model", str(tmp_path / "shown"), "--explain", "none", "--samples", "0", "--quiet"]
+    head, output = str(place / "head.nii.gz"), tmp_path / "o"
+    assert main(["segment", head, "--output", str(output), "--attention", "--reliable-path", *arguments]) == 0
+    assert read_volume(output / "attention.nrrd").array.max() == 1.0
+    assert read_volume(output / "attention.nrrd").geometry.same_grid(GRID, tolerance=1e-6)
+    assert set(np.unique(read_volume(output / "reliable_path.nrrd").array)) <= {1, 2}
+    record = json.loads((output / "result.json").read_text())
+    assert [path["name"] for path in record["reliable_path"]["paths"]] == ["full", "scale 1"]
+    assert record["timings_s"]["inner"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ["--attention"],
+            "The model 'tiny' has no attention, so there is none to show. Leave --attention out",
+        ),
+        (
+            ["--reliable-path"],
+            "has no fusion of reliable paths, so there is none to show. Leave --reliable-p",
+        ),
         (["--head", "nowhere.nii"], "nowhere.nii"),
         (["--roi", "1,2,3"], "has 3 numbers, expected six"),
         (["--roi", "left"], "is neither a file nor six numbers"),

@@ -15,10 +15,12 @@ import pytest
 
 from DIANetLib.acwi.review import find_regions, regions_from_csv, regions_from_json
 from DIANetLib.errors import InputError, OutputError
-from DIANetLib.formats import output_folder
+from DIANetLib.formats import output_folder, staging
 from DIANetLib.formats.image import read_labels, read_volume
-from DIANetLib.formats.output_folder import check_output_directory, write_output
+from DIANetLib.formats.output_folder import write_output
 from DIANetLib.formats.segmentation import read_segmentation
+from DIANetLib.formats.staging import check_output_directory
+from DIANetLib.inference.prediction import InnerMaps, PathMap
 from DIANetLib.volume import Geometry
 
 FILES = {
@@ -61,7 +63,8 @@ def fail_on(monkeypatch, name: str, error: BaseException) -> None:
             raise error
         real(volume, path)
 
-    monkeypatch.setattr(output_folder, "write_volume", write)
+    for module in (output_folder, staging):
+        monkeypatch.setattr(module, "write_volume", write)
 
 
 def wrapped(error: OSError) -> OutputError:
@@ -110,6 +113,41 @@ def test_every_volume_is_on_the_grid_of_the_input_with_the_values_computed(
     labels = read_labels(paths.labels)
     assert labels.geometry.same_grid(prediction.geometry, 1e-4)  # NIfTI keeps float32
     np.testing.assert_array_equal(labels.array, prediction.labels.array)
+
+
+def inner_maps(case, names=("attention", "attention_scale_1", "saliency")) -> InnerMaps:
+    labels = case.prediction.labels
+    shown = {name: labels.with_array(np.ones(labels.array.shape, np.float32)) for name in names}
+    chosen = np.where(labels.array == 1, 2, 1).astype(np.uint8)
+    return InnerMaps(shown, PathMap(labels.with_array(chosen), ("full", "scale 1")))
+
+
+def test_attention_and_reliable_path_are_written_where_they_were_asked_for(case, tmp_path):
+    inner = inner_maps(case)
+    paths = write_output(case.prediction, case.gradcam, [case.image], tmp_path / "out", inner=inner)
+    more = {"attention.nrrd", "attention_scale_1.nrrd", "saliency.nrrd", "reliable_path.nrrd"}
+    assert names(paths.directory) == FILES | more
+    again = read_labels(paths.reliable_path)
+    assert again.array.dtype == np.uint8
+    np.testing.assert_array_equal(again.array, inner.path.chosen.array)
+    assert read_labels(paths.attention["saliency"]).geometry.same_grid(case.prediction.geometry, 1e-6)
+    record = json.loads(paths.result.read_text(encoding="utf-8"))
+    inside = case.prediction.labels.array
+    share = (inside == 1).sum() / (inside > 0).sum()
+    assert record["reliable_path"]["paths"] == [
+        {"value": 1, "name": "full", "share_of_structures": pytest.approx(1 - share)},
+        {"value": 2, "name": "scale 1", "share_of_structures": pytest.approx(share)},
+    ]
+    assert record["files"]["reliable_path"] == "reliable_path.nrrd"
+    check_output_directory(paths.directory, overwrite=True)
+
+
+def test_the_report_shows_attention_and_how_much_each_path_decides(case, tmp_path, real_report):
+    paths = write_output(case.prediction, {}, [case.image], tmp_path / "out", inner=inner_maps(case))
+    page = paths.report.read_text(encoding="utf-8")
+    assert "<h3>Attention</h3>" in page
+    assert "What the network multiplies its features by" in page
+    assert '<th scope="row">2</th><td>scale 1</td>' in page
 
 
 def test_the_segmentation_carries_names_colours_and_terms(case, tmp_path):
@@ -264,7 +302,7 @@ def test_a_refused_folder_is_a_sentence(case, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(output_folder.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", refuse)
     with pytest.raises(
         OutputError, match=r"could not be written to .*out: it may not be written to\. Choose"
     ):
@@ -283,7 +321,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(case, tmp_path, monkeypatc
 def test_a_full_disk_is_noticed_where_the_writer_does_not_say_so(case, tmp_path, monkeypatch):
     fail_on(monkeypatch, "labels.nii.gz", wrapped(OSError("failed to write to file")))
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(output_folder.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match="the disk is full"):
         write_output(case.prediction, {}, [case.image], tmp_path / "out")
 
@@ -305,7 +343,7 @@ def test_a_map_without_its_end_is_noticed(case, tmp_path, monkeypatch):
         if Path(path).name == "variance_ghost.nrrd":
             os.truncate(path, os.path.getsize(path) - 6)
 
-    monkeypatch.setattr(output_folder, "write_volume", truncate)
+    monkeypatch.setattr(staging, "write_volume", truncate)
     with pytest.raises(OutputError, match=r"variance_ghost\.nrrd was not written completely"):
         write_output(case.prediction, {}, [case.image], tmp_path / "out")
     assert names(tmp_path) == set()
@@ -353,6 +391,8 @@ def test_maps_and_inputs_that_do_not_belong_are_refused(case, case_on, tmp_path)
         )
     with pytest.raises(InputError, match=r"first input \(head\) is not on the grid"):
         write_output(case.prediction, {}, [other.image], tmp_path / "out")
+    with pytest.raises(InputError, match="The map 'attention' is not on the grid"):
+        write_output(case.prediction, {}, [case.image], tmp_path / "out", inner=inner_maps(other))
     with pytest.raises(InputError, match="needs at least one input image"):
         write_output(case.prediction, {}, [], tmp_path / "out")
     assert names(tmp_path) == set()

@@ -128,6 +128,16 @@ def test_values_above_the_scale_are_not_cut_off(environment, result):
     assert node.GetDisplayNode().GetWindowLevelMax() == 0.01
 
 
+def test_numbers_of_paths_are_neither_mixed_nor_left_out_by_the_threshold(environment, result):
+    array = np.full(GRID.shape, 1, np.uint8)
+    node = result.addLayer(LayerKey("path"), Volume(array, GRID))
+    showLayers(environment, result, [LayerKey("path")], LayerStyle(threshold=0.9))
+    display = node.GetDisplayNode()
+    assert not display.GetInterpolate()
+    assert 0 < display.GetLowerThreshold() < 1
+    assert display.GetWindowLevelMax() == 5.0
+
+
 def test_the_segmentation_is_filled_only_while_no_layer_is_shown(environment, result):
     display = result.segmentationNode.GetDisplayNode()
     showLayers(environment, result, [TOTAL])

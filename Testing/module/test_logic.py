@@ -94,6 +94,28 @@ def test_the_answer_becomes_nodes_and_the_current_result(logic, client, head, en
     assert logic.result.inputNodes() == (head,)
 
 
+def test_attention_and_paths_become_layers_beside_the_uncertainty(logic, client, head):
+    from DIANetGui.Wording import resultText
+
+    logic.segment(settings(head))
+    client.say(HELLO)
+    payload = answer(client, kinds=("total", "attention", "path"), paths=("full", "scale 1"))
+    client.say(protocol.Result(client.sent[-1].id, payload))
+
+    assert [key.id for key in logic.layerKeys()][:3] == ["total", "attention", "path"]
+    assert logic.result.record.paths == ("full", "scale 1")
+    assert "Reliable path: 1 full, 2 scale 1" in resultText(logic.result.record)
+
+
+def test_only_models_that_segment_are_offered(logic, monkeypatch):
+    from DIANetGui import Logic as module
+
+    classifier = replace(MODEL, name="chest", structures=(), classes=("No finding", "Pneumonia"))
+    broken = replace(MODEL, name="broken", structures=(), problem="its weights are missing.")
+    monkeypatch.setattr(module, "read_catalogue", lambda: (MODEL, classifier, broken))
+    assert [model.name for model in logic.models()] == ["hippocampus", "broken"]
+
+
 def test_all_files_of_a_run_are_deleted_once_they_are_nodes(logic, client, head):
     segment(logic, client, head)
 

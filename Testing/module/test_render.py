@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DIANetGui.LayerKeys import SCALES, LayerKey
+from DIANetGui.LayerKeys import NUMBERED, SCALES, LayerKey
 from DIANetGui.Layers import LayerStyle, jumpTo, outlineRegion, showLayers
 from DIANetGui.Nodes import nodeFromVolume
 from DIANetGui.Results import Result
@@ -88,7 +88,9 @@ def colored(picture: np.ndarray) -> np.ndarray:
 
 def layer_keys():
     return [
-        LayerKey(kind, "hippocampus_left" if kind in ("variance", "gradcam") else None) for kind in SCALES
+        LayerKey(kind, "hippocampus_left" if kind in ("variance", "gradcam") else None)
+        for kind in SCALES
+        if kind not in NUMBERED  # whose numbers no threshold hides
     ]
 
 

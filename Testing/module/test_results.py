@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace as changed
 
 import numpy as np
 import pytest
@@ -185,6 +186,13 @@ def test_the_record_says_how_the_result_came_about(environment, head):
 def test_a_record_is_read_as_it_was_written(environment, head):
     record = make(environment, head).record
     assert readRecord(recordText(record)) == record
+
+
+def test_a_record_of_the_first_release_names_no_paths(environment, head):
+    record = changed(make(environment, head).record, layers=())
+    document = json.loads(recordText(record))
+    del document["paths"]
+    assert readRecord(json.dumps(document)) == record
 
 
 def test_a_record_of_a_newer_version_is_refused_with_a_remedy(environment):

@@ -68,7 +68,11 @@ PAYLOADS: tuple[Payload, ...] = (
     Segmented(
         labels=PART,
         structures=(STRUCTURE,),
-        maps=(MapFile("total", None, VOLUME), MapFile("variance", "head", VOLUME)),
+        maps=(
+            MapFile("total", None, VOLUME),
+            MapFile("path", None, PART),
+            MapFile("variance", "head", VOLUME),
+        ),
         summaries=(StructureSummary("head", 1.5, 0.9, None),),
         regions='{"schema": "dianet.regions"}\n',
         warnings=("Look.",),
@@ -80,6 +84,7 @@ PAYLOADS: tuple[Payload, ...] = (
         model_version="1",
         model_sha256="0" * 64,
         layers=("bottleneck",),
+        paths=("full", "latent"),
     ),
     Explained((MapFile("gradcam", "head", PART),), ("w",)),
     Reviewed("{}"),

@@ -11,6 +11,7 @@ import pytest
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.errors import BundleError, Cancelled, DependencyError, InputError
 from DIANetLib.inference.prediction import Box
+from DIANetLib.network.config import ReliablePathConfig
 from DIANetLib.volume import Geometry
 from DIANetLib.worker import loaded
 from DIANetLib.worker.answers import Answers
@@ -60,6 +61,19 @@ def test_optional_modalities_may_be_missing_from_a_request(session, image, tmp_p
     assert found.case.prediction.missing_modalities == ("FLAIR",)
     maps, _ = session.explain("s", ["head"], job=job())
     assert maps["head"].array.shape == image.array.shape
+
+
+def test_attention_and_path_are_given_by_models_that_have_the_blocks(session, tiny, image, tmp_path):
+    options = replace(ONE, inner="available")
+    plain = segmented(session, tiny, image, options=options).case
+    assert (plain.inner.attention, plain.inner.path) == ({}, None)
+    blocks = {"widths": (4, 6, 6), "blocks": (0, 0, 0), "strides": (2, 2), "deep_supervision": 1}
+    config = CONFIG.model_copy(update={**blocks, "reliable_path": ReliablePathConfig()})
+    folder = write_bundle(tmp_path, network=config.model_dump(mode="json"))
+    shown = segmented(session, folder, image, options=options).case
+    assert shown.inner.attention == {}
+    assert shown.inner.path.names == ("full", "scale 1")
+    assert "inner" in shown.prediction.timings
 
 
 def test_the_latest_results_are_kept(session, tiny, image):
