@@ -34,6 +34,4 @@ def find_cases(folder: Path, config: DataConfig) -> tuple[Case, ...]:
             remedy="Add the images or remove the label.",
         )
     names = outlines if config.structures else found
-    return tuple(
-        Case(name, modality_files(config, found[name], name), outlines.get(name)) for name in names
-    )
+    return tuple(Case(name, modality_files(config, found[name], name), outlines.get(name)) for name in names)
