@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m training evaluate`: the figures of a fit on the cases that it has not seen.
 
-The temperature comes from the inner cases, everything else from the held-out fold, through the product's own
-engine (`DIANetLib.inference.engine`). The weights are rounded to float16 first, as a bundle stores them, so
-the figures are those of the model that is shipped. Writes OUTPUT/evaluation/{cases.csv, structures.csv,
-summary.json, cases/*.npz}; a case that is there for the same weights and settings is not done again.
+Temperatures come from the inner cases, everything else from the held-out fold. The weights are rounded to
+float16 first, as a bundle stores them, so the figures are those of the model that is shipped. What is
+measured depends on the heads: see `evaluate_segmentation`, `evaluate_classification` and
+`evaluate_reconstruction`. Writes OUTPUT/evaluation/summary.json, and per head
+
+    segmentation      cases.csv, structures.csv, cases/*.npz; with --subsets subsets.csv
+    classification    classification.csv, a row per case
+    reconstruction    reconstruction.csv, a row per slice and level
 """
 
 from __future__ import annotations
@@ -12,32 +16,33 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 
 from DIANetLib.errors import InputError
-from DIANetLib.inference.engine import Segmenter
-from DIANetLib.network import DIANet
+from training.against import compare
+from training.block_use import block_use
 from training.config import TrainingConfig
-from training.datasets import Case, Split, find_cases, load_case, read_case, split_cases
-from training.fitted import FittedModel, WeightsName, load_fitted
-from training.latent_use import latent_use
+from training.datasets import Split, find_cases, load_case, split_cases
+from training.evaluate_classification import (
+    classification_summary,
+    classification_table,
+    classification_temperature,
+    classified_cases,
+)
+from training.evaluate_reconstruction import reconstruction_rows, reconstruction_summary
+from training.evaluate_segmentation import segmentation_scores, segmentation_temperature
+from training.fitted import WeightsName, load_fitted
 from training.progress import track
-from training.scoring import CaseScore, StructureScore, score_case
-from training.summary import figures_over_cases, finite, write_json, write_tables
-from training.temperature import fit_sampled_temperature
-from training.trial import PlainDIANet, TrialModel, sampled_logits
+from training.subsets import check_subsets, subset_scores, subset_table
+from training.summary import figures_over_cases, finite, write_json, write_table, write_tables
+from training.trial import Trial
 
-FORMAT_VERSION = 1
-#: Voxels per inner case that the temperature is fitted on.
-TEMPERATURE_VOXELS = 20_000
+FORMAT_VERSION = 2
 #: Split that a fit writes beside its checkpoint.
 SPLIT_FILE = "split.json"
 
@@ -53,6 +58,9 @@ def evaluate(
     samples: int = 10,
     seed: int = 0,
     limit: int | None = None,
+    subsets: bool = False,
+    against: Path | None = None,
+    pictures: Path | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Evaluate the fit in `output`; returns what summary.json holds.
@@ -65,54 +73,76 @@ def evaluate(
         fold: the fold that is expected to be held out; None takes the checkpoint's.
         weights: "latest" or "best" checkpoint; averaged weights either way.
         samples: T.
-        seed: of the samples and of the bootstrap.
+        seed: of the samples, the masks of k-space and the bootstrap.
         limit: evaluate only the first so many held-out cases (a quick look).
+        subsets: segment with every non-empty subset of the modalities too.
+        against: folder of another fit that was evaluated on the same cases, for paired differences.
+        pictures: folder for pictures of what classifications look at and of reconstructions.
         command: how this was called, for the record.
 
     Raises:
-        InputError: if the folder holds no such fit, or the data is not what it was fitted on.
+        InputError: if the folder holds no such fit, the data is not what it was fitted on, or the other fit
+            was evaluated on other cases.
     """
     start = time.perf_counter()
+    if subsets:
+        check_subsets(config)
     fitted = load_fitted(output, config, weights=weights, fold=fold)
     cases = {case.name: case for case in find_cases(data, config.data)}
     split = split_cases(list(cases.values()), config.data, fitted.fold)
     check_split(split, output)
-    held_out = [cases[name] for name in split.held_out[: limit or None]]
-    network = fitted.network(device)
-    temperature = _temperature(fitted, network, [cases[n] for n in split.inner], samples, seed)
     folder = output / "evaluation"
-    scores = _scores(fitted, held_out, folder / "cases", temperature, samples, seed, device)
-    prepared = [load_case(case, config) for case in track(held_out, "latent", unit="case")]
-    use = latent_use(network, prepared, config.window_kji)
+    trial = Trial(
+        fitted,
+        fitted.network(device),
+        held_out=tuple(cases[name] for name in split.held_out[: limit or None]),
+        inner=tuple(cases[name] for name in split.inner),
+        folder=folder / "cases",
+        samples=samples,
+        seed=seed,
+    )
     summary = {
         "format": "dianet-fit-evaluation",
         "format_version": FORMAT_VERSION,
         "model": config.name,
+        "baseline": config.baseline,
         "fold": fitted.fold,
         "folds": config.data.folds,
-        "cases": len(scores),
+        "cases": len(trial.held_out),
         "held_out": list(split.held_out),
         "inner": list(split.inner),
         "fitted_cases": len(split.train),
-        "limited": len(scores) < len(split.held_out),
+        "limited": len(trial.held_out) < len(split.held_out),
         "step": fitted.step,
         "steps": fitted.fitted.optimiser.steps,
+        "parameters": sum(value.numel() for value in trial.network.parameters()),
         "weights": weights,
         "weights_sha256": fitted.sha256,
-        "temperature": temperature,
         "samples": samples,
         "seed": seed,
-        **figures_over_cases(scores, seed=seed),
-        "latent": None
-        if use is None
-        else {**asdict(use), "dice_change_when_shuffled": use.dice_change_when_shuffled},
+    }
+    if config.network.classes:
+        summary |= _segmentation(trial, folder, subsets=subsets)
+    if config.network.classification is not None:
+        summary["classification"] = _classification(trial, folder)
+    if config.network.reconstruction is not None:
+        summary["reconstruction"] = _reconstruction(trial, folder)
+    prepared = [load_case(case, fitted.config) for case in track(trial.held_out, "blocks", unit="case")]
+    summary |= block_use(trial.network, prepared, config.window_kji, seed=seed)
+    if against is not None:
+        write_json(folder / "summary.json", summary)  # `compare` looks for it
+        summary["against"] = compare(output, against, seed=seed)
+    if pictures is not None:
+        from training.pictures import write_pictures
+
+        write_pictures(trial, pictures)
+    summary |= {
         "command": command,
         "versions": versions(),
         "device": str(device),
         "seconds": round(time.perf_counter() - start, 1),
     }
     summary = finite(summary)
-    write_tables(scores, folder)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -145,91 +175,30 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _temperature(
-    fitted: FittedModel, network: DIANet, inner: Sequence[Case], samples: int, seed: int
-) -> float:
-    logits, labels = [], []
-    for number, case in enumerate(track(inner, "temperature", unit="case")):
-        prepared = load_case(case, fitted.config)
-        for values, classes in sampled_logits(
-            network,
-            prepared,
-            fitted.config.window_kji,
-            samples=samples,
-            seed=seed + number,
-            voxels=TEMPERATURE_VOXELS,
-        ):
-            logits.append(values)
-            labels.append(classes)
-    return fit_sampled_temperature(logits, labels)
+def _segmentation(trial: Trial, folder: Path, *, subsets: bool) -> dict[str, Any]:
+    temperature = segmentation_temperature(trial)
+    scores = segmentation_scores(trial, temperature)
+    write_tables(scores, folder)
+    found = {"temperature": temperature, **figures_over_cases(scores, seed=trial.seed)}
+    table = folder / "subsets.csv"
+    if subsets:
+        rows = subset_scores(trial, temperature)
+        write_table(table, [row.row for row in rows])
+        found["subsets"] = subset_table(rows, seed=trial.seed)
+    else:
+        table.unlink(missing_ok=True)  # it may be of other weights
+    return found
 
 
-def _scores(
-    fitted: FittedModel,
-    cases: Sequence[Case],
-    folder: Path,
-    temperature: float,
-    samples: int,
-    seed: int,
-    device: torch.device,
-) -> list[CaseScore]:
-    key = json.dumps(
-        [FORMAT_VERSION, fitted.sha256, round(temperature, 6), samples, seed, fitted.config.window_kji]
-    )
-    network, plain = fitted.network(device), PlainDIANet(fitted.fitted.network)
-    plain.load_state_dict(dict(fitted.state))
-    engines = [
-        Segmenter(TrialModel(fitted, network, temperature), str(device)),
-        Segmenter(TrialModel(fitted, network), str(device)),
-        Segmenter(TrialModel(fitted, plain.to(device).eval().requires_grad_(False)), str(device)),
-    ]
-    scores = []
-    progress = track(cases, "evaluate", unit="case")
-    for case in progress:
-        file = folder / f"{case.name}.npz"
-        score = _load_score(file, key)
-        if score is None:
-            source = read_case(case, fitted.config.data)
-            passes = (samples, samples, 0)
-            calibrated, uncalibrated, single = (
-                engine.segment(source.volumes, samples=count, seed=seed)
-                for engine, count in zip(engines, passes, strict=True)
-            )
-            score = score_case(
-                case.name,
-                source.labels,
-                calibrated=calibrated,
-                uncalibrated=uncalibrated,
-                plain=single,
-            )
-            _save_score(score, file, key)
-        scores.append(score)
-        progress.note(f"Dice {np.mean([s.figures['dice'] for s in scores]):.4f}")
-    return scores
+def _classification(trial: Trial, folder: Path) -> dict[str, Any]:
+    temperature = classification_temperature(trial)
+    cases = classified_cases(trial, temperature)
+    keys = [target.key for target in trial.config.data.targets]
+    write_table(folder / "classification.csv", classification_table(cases, keys))
+    return classification_summary(cases, keys, temperature, seed=trial.seed)
 
 
-def _save_score(score: CaseScore, file: Path, key: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    record = json.dumps(
-        {"key": key, "figures": score.figures, "structures": [asdict(part) for part in score.structures]}
-    )
-    temporary = file.with_suffix(".tmp.npz")
-    arrays: dict[str, Any] = {"record": np.array(record), **score.voxels}
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(file)
-
-
-def _load_score(file: Path, key: str) -> CaseScore | None:
-    """A case's score, if it was made with the same weights and settings."""
-    if not file.is_file():
-        return None
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            record = json.loads(str(data["record"]))
-            voxels = {name: data[name] for name in data.files if name != "record"}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # cut off or foreign: done again
-        return None
-    if record["key"] != key:
-        return None
-    structures = tuple(StructureScore(**part) for part in record["structures"])
-    return CaseScore(file.stem, structures, record["figures"], voxels)
+def _reconstruction(trial: Trial, folder: Path) -> dict[str, Any]:
+    rows = reconstruction_rows(trial)
+    write_table(folder / "reconstruction.csv", [row.row for row in rows])
+    return reconstruction_summary(rows, seed=trial.seed)

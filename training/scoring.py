@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured on one held-out case, on its source grid, as `DIANetLib.acwi.metrics` defines it.
 
-Overlap and surface figures per structure; calibration and error detection over the voxels within three of the
-reference or of the prediction, as `dianet evaluate` judges them. The peer of the uncertainty maps is the
+Overlap and surface figures per structure and per region, a union of structures such as the whole tumour;
+calibration and error detection over the voxels within three of the reference or of the prediction, as
+`dianet evaluate` judges them. The peer of the uncertainty maps is the
 entropy of the softmax of one plain pass. It is judged twice: on the errors of the plain pass's own
 segmentation, and on the errors of the very segmentation that the uncertainty maps are judged on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ import numpy.typing as npt
 from DIANetLib.acwi import metrics
 from DIANetLib.acwi.calibration import expected_calibration_error
 from DIANetLib.inference.prediction import Prediction
+from DIANetLib.structures import Structure
 from DIANetLib.volume import Geometry, Volume
+from training.config import RegionConfig
 
 MARGIN_VOXELS = 3
 TOLERANCE_MM = 1.0
@@ -54,20 +57,28 @@ class CaseScore:
         case: its name.
         structures: per structure.
         figures: the case's own: means over the structures, calibration, error detection. NaN where a case has
-            no errors to detect.
+            no errors to detect. With regions also "dice_regions", the mean over them.
         voxels: per judged voxel what the pooled figures need: float32 "total", "epistemic",
             "error_probability", "error_probability_before" and "plain_entropy", bool "wrong", "wrong_before"
             and "plain_wrong".
+        regions: per region.
     """
 
     case: str
     structures: tuple[StructureScore, ...]
     figures: Mapping[str, float]
     voxels: Mapping[str, npt.NDArray[Any]]
+    regions: tuple[StructureScore, ...] = ()
 
 
 def score_case(
-    name: str, reference: Volume, *, calibrated: Prediction, uncalibrated: Prediction, plain: Prediction
+    name: str,
+    reference: Volume,
+    *,
+    calibrated: Prediction,
+    uncalibrated: Prediction,
+    plain: Prediction,
+    regions: Sequence[RegionConfig] = (),
 ) -> CaseScore:
     """Compare predictions with the reference, all on the source grid.
 
@@ -77,13 +88,12 @@ def score_case(
         calibrated: T samples at the fitted temperature: what the product shows.
         uncalibrated: the same at temperature 1.
         plain: one mean pass at temperature 1.
+        regions: unions of structures that are scored too.
     """
     true = reference.array
     ours, before, peer = (prediction.labels.array for prediction in (calibrated, uncalibrated, plain))
-    structures = tuple(
-        _structure(part.key, ours == part.value, true == part.value, reference.geometry)
-        for part in calibrated.structures
-    )
+    structures = score_structures(ours, reference, calibrated.structures)
+    unions = score_regions(ours, reference, calibrated.structures, regions)
     mask = metrics.dilated_mask((true > 0) | (ours > 0), MARGIN_VOXELS)
     voxels = {
         "total": calibrated.uncertainty["total"].array[mask],
@@ -101,9 +111,36 @@ def score_case(
         "hd95_mm": _mean([score.hd95_mm for score in structures]),
         "nsd_1mm": _mean([score.nsd_1mm for score in structures]),
         "dice_plain": _mean(plain_dice),
+        **({"dice_regions": _mean([score.dice for score in unions])} if unions else {}),
         **error_figures(voxels),
     }
-    return CaseScore(name, structures, figures, voxels)
+    return CaseScore(name, structures, figures, voxels, unions)
+
+
+def score_structures(
+    found: npt.NDArray[np.integer], reference: Volume, structures: Sequence[Structure]
+) -> tuple[StructureScore, ...]:
+    """Compare a labelmap (k, j, i) with the reference, structure by structure."""
+    return tuple(
+        _structure(part.key, found == part.value, reference.array == part.value, reference.geometry)
+        for part in structures
+    )
+
+
+def score_regions(
+    found: npt.NDArray[np.integer],
+    reference: Volume,
+    structures: Sequence[Structure],
+    regions: Sequence[RegionConfig],
+) -> tuple[StructureScore, ...]:
+    """The same for unions of structures."""
+    values = {part.key: part.value for part in structures}
+    scores = []
+    for region in regions:
+        members = [values[key] for key in region.structures]
+        ours, true = np.isin(found, members), np.isin(reference.array, members)
+        scores.append(_structure(region.key, ours, true, reference.geometry))
+    return tuple(scores)
 
 
 def error_figures(voxels: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means, spread and bootstrap intervals over cases, and the files and the table that show them."""
+"""Means, spread and bootstrap intervals over cases, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
 
 from DIANetLib.errors import OutputError
-from training.scoring import CaseScore, error_figures
+from training.scoring import CaseScore, StructureScore, error_figures
 
 BOOTSTRAP_DRAWS = 10_000
 #: Figures that get a bootstrap interval; the others have mean, median, standard deviation and n.
-MAIN = ("dice", "hd95_mm", "nsd_1mm", "ece_before", "ece", "error_auroc_total", "error_auroc_plain")
+MAIN = (
+    "dice",
+    "dice_regions",
+    "hd95_mm",
+    "nsd_1mm",
+    "ece_before",
+    "ece",
+    "error_auroc_total",
+    "error_auroc_plain",
+)
+_SURFACE = ("dice", "hd95_mm", "nsd_1mm")
 
 
 @dataclass(frozen=True)
@@ -71,40 +79,57 @@ def bootstrap_interval(
 
 
 def figures_over_cases(scores: Sequence[CaseScore], *, seed: int = 0) -> dict[str, Any]:
-    """Everything that a summary says about the cases: per figure, per structure, and over pooled voxels."""
-    names = list(scores[0].figures)
-    keys = [score.structure for score in scores[0].structures]
+    """What a summary says about segmented cases: per figure, structure and region, and over pooled voxels."""
     pooled = {name: np.concatenate([score.voxels[name] for score in scores]) for name in scores[0].voxels}
-    return {
-        "figures": {
-            name: asdict(
-                statistic((score.figures[name] for score in scores), interval=name in MAIN, seed=seed)
-            )
-            for name in names
-        },
-        "structures": {
-            key: {
-                name: asdict(
-                    statistic(
-                        (getattr(score.structures[number], name) for score in scores),
-                        interval=name == "dice",
-                        seed=seed,
-                    )
-                )
-                for name in ("dice", "hd95_mm", "nsd_1mm")
-            }
-            for number, key in enumerate(keys)
-        },
+    found = {
+        "figures": statistics([score.figures for score in scores], seed=seed),
+        "structures": parts_over_cases([score.structures for score in scores], seed=seed),
         "pooled": {"voxels": int(pooled["wrong"].size), **error_figures(pooled)},
+    }
+    if scores[0].regions:
+        found["regions"] = parts_over_cases([score.regions for score in scores], seed=seed)
+    return found
+
+
+def statistics(rows: Sequence[Mapping[str, float]], *, seed: int = 0) -> dict[str, Any]:
+    """A statistic per figure of the cases' rows, with an interval for the main ones."""
+    return {
+        name: asdict(statistic((row[name] for row in rows), interval=name in MAIN, seed=seed))
+        for name in rows[0]
+    }
+
+
+def parts_over_cases(cases: Sequence[Sequence[StructureScore]], *, seed: int = 0) -> dict[str, Any]:
+    """Statistics of overlap and surface figures per structure (or region) of the cases."""
+    values = {
+        part.structure: [{name: getattr(case[number], name) for name in _SURFACE} for case in cases]
+        for number, part in enumerate(cases[0])
+    }
+    return {
+        key: {
+            name: asdict(statistic((row[name] for row in rows), interval=name == "dice", seed=seed))
+            for name in _SURFACE
+        }
+        for key, rows in values.items()
     }
 
 
 def write_tables(scores: Sequence[CaseScore], folder: Path) -> None:
-    """Write cases.csv, a row per case, and structures.csv, a row per case and structure."""
-    rows = [{"case": score.case, **score.figures} for score in scores]
-    write_text(folder / "cases.csv", _csv(rows))
-    rows = [{"case": score.case, **asdict(part)} for score in scores for part in score.structures]
-    write_text(folder / "structures.csv", _csv(rows))
+    """Write cases.csv, a row per case, and structures.csv, a row per case and structure or region."""
+    write_table(folder / "cases.csv", [{"case": score.case, **score.figures} for score in scores])
+    write_table(
+        folder / "structures.csv",
+        [
+            {"case": score.case, **asdict(part)}
+            for score in scores
+            for part in (*score.structures, *score.regions)
+        ],
+    )
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns as CSV; numbers have six digits."""
+    write_text(path, _csv(rows))
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -138,40 +163,6 @@ def finite(value: Any) -> Any:
     return value
 
 
-def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what a summary says as tables."""
-    console = console or Console()
-    title = (
-        f"{summary['model']}, fold {summary['fold']}: {summary['cases']} cases not trained on,"
-        f" T = {summary['samples']}"
-    )
-    table = Table("structure", "Dice", "HD95 mm", "NSD 1 mm", title=title, title_justify="left")
-    for key, part in summary["structures"].items():
-        table.add_row(
-            key, _mean_sd(part["dice"], 4), _mean_sd(part["hd95_mm"], 2), _mean_sd(part["nsd_1mm"], 3)
-        )
-    figures, pooled = summary["figures"], summary["pooled"]
-    table.add_section()
-    table.add_row(
-        "mean", _mean_sd(figures["dice"], 4), _mean_sd(figures["hd95_mm"], 2), _mean_sd(figures["nsd_1mm"], 3)
-    )
-    console.print(table)
-    table = Table("figure", "mean over cases", "95 % interval", "pooled voxels")
-    for name, statistic_ in figures.items():
-        if name in ("hd95_mm", "nsd_1mm"):
-            continue
-        table.add_row(name, _mean_sd(statistic_, 4), _interval(statistic_), _number(pooled.get(name), 4))
-    console.print(table)
-    latent = summary.get("latent")
-    if latent:
-        console.print(
-            f"latent: KL {latent['kl']:.3f} nats in {latent['active_dimensions']} active dimensions; Dice"
-            f" with another case's h {latent['dice_change_when_shuffled']:+.4f}, with the prior's mean"
-            f" {latent['dice_prior'] - latent['dice_own']:+.4f}"
-        )
-    console.print(f"temperature {summary['temperature']:.3f}")
-
-
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
@@ -179,20 +170,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
     return stream.getvalue()
-
-
-def _mean_sd(part: Mapping[str, Any], digits: int) -> str:
-    if not part["n"]:
-        return "–"
-    return f"{_number(part['mean'], digits)} ± {_number(part['sd'], digits)}"
-
-
-def _interval(part: Mapping[str, Any]) -> str:
-    if not part["interval_95"]:
-        return ""
-    low, high = part["interval_95"]
-    return f"{low:.4f} to {high:.4f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ import torch
 
 from DIANetLib.acwi.metrics import dilated_mask
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
+from DIANetLib.errors import InputError
+from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.inference.sampling import sample_generators
 from DIANetLib.inference.sliding_window import plan_windows, whole_window
@@ -23,11 +26,45 @@ from DIANetLib.network import DIANet, DIANetOutput, Encoded
 from DIANetLib.operators import ForwardOperator
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import Code, Structure
+from DIANetLib.volume import Volume
 from training.config import CodeConfig, TrainingConfig
-from training.datasets import PreparedCase
+from training.datasets import Case, PreparedCase, SourceCase
 from training.fitted import FittedModel
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A fit and the cases that judge it.
+
+    Attributes:
+        fitted: the fit.
+        network: its network, in evaluation mode on the device that is used.
+        held_out: cases that neither the weights nor the temperature have seen.
+        inner: cases that set the temperature.
+        folder: where the figures of single cases are kept.
+        samples: T.
+        seed: of samples, masks and bootstrap.
+    """
+
+    fitted: FittedModel
+    network: DIANet
+    held_out: tuple[Case, ...]
+    inner: tuple[Case, ...]
+    folder: Path
+    samples: int = 10
+    seed: int = 0
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The configuration, with its present words and names."""
+        return self.fitted.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
 
 class PlainDIANet(DIANet):
@@ -115,10 +152,20 @@ def structures_of(config: TrainingConfig) -> tuple[Structure, ...]:
 
 
 def modalities_of(config: TrainingConfig) -> tuple[ModalitySpec, ...]:
-    """The input channels of a configuration."""
+    """The input channels of a configuration; none is required by itself if the fit left modalities out."""
+    optional = config.augment.modality_dropout > 0 and len(config.data.modalities) > 1
     return tuple(
-        ModalitySpec(name=part.name, required=part.required, aliases=part.aliases)
+        ModalitySpec(name=part.name, required=part.required and not optional, aliases=part.aliases)
         for part in config.data.modalities
+    )
+
+
+def named_volumes(source: SourceCase, config: TrainingConfig) -> tuple[Volume, ...]:
+    """The modalities of a case that are there, each with its name, by which the engine knows it."""
+    return tuple(
+        replace(volume, modality=part.name)
+        for volume, part in zip(source.volumes, config.data.modalities, strict=True)
+        if volume is not None
     )
 
 
@@ -146,24 +193,36 @@ def sampled_logits(
 
     Yields:
         Log-probabilities (max(T, 1), V, K) and true classes (V,).
+
+    Raises:
+        InputError: if the case has no labels.
     """
+    if case.labels is None:
+        raise InputError(f"expected a case with labels to compare with, got {case.name} without.")
     device = next(network.parameters()).device
     image = torch.from_numpy(case.image)
+    available = None if all(case.available) else torch.tensor([case.available], device=device)
     mask = dilated_mask(case.labels, margin)
-    whole = whole_window(case.labels.shape, window, network.divisor)
-    windows = plan_windows(case.labels.shape, whole or window, network.divisor)
+    flat = network.config.spatial_dims == 2
+    divisor = divisors(network.config)
+    whole = None if flat else whole_window(case.labels.shape, window, divisor)
+    windows = plan_windows(case.labels.shape, whole or ((1, *window[1:]) if flat else window), divisor)
     rng = np.random.default_rng(seed)
     for part in windows:
         inside = np.flatnonzero(mask[part.slices])
         most = max(1, voxels // len(windows))
         if inside.size > most:
             inside = np.sort(rng.choice(inside, most, replace=False))
+        if flat and not inside.size:
+            continue
         chosen = torch.from_numpy(inside).to(device)
-        encoded = network.encode(part.cut(image).unsqueeze(0).to(device))
+        x = part.cut(image).unsqueeze(0).to(device)
+        encoded = network.encode(x.squeeze(2) if flat else x, available)
+        valid = part.valid[1:] if flat else part.valid
         rows = []
         for sample in range(max(1, samples)):
             generators = sample_generators(seed, part.index, [sample]) if samples else None
             probabilities = network.decode(encoded, generators).segmented.probabilities()
-            values = probabilities[0][(slice(None), *part.valid)].flatten(1)[:, chosen].T
+            values = probabilities[0][(slice(None), *valid)].flatten(1)[:, chosen].T
             rows.append(values.clamp_min(torch.finfo(torch.float32).tiny).log().cpu())
         yield torch.stack(rows).numpy(), case.labels[part.slices].ravel()[inside]
