@@ -71,7 +71,8 @@ def attention_maps(
             part = part_of(maps[name], prepared)
             np.maximum(part, restore_box(values, prepared), out=part)
     for array in maps.values():
-        array /= max(float(array.max()), np.finfo(np.float32).tiny)
+        if array.max() > 0:
+            array /= array.max()
     values = image.array.astype(np.float32)
     maps["saliency"] = maps["attention"] * (values - values.min())
     return {name: image.with_array(array, name=name.replace("_", " ")) for name, array in maps.items()}

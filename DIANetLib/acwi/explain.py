@@ -4,14 +4,11 @@
 The map is MONAI's `GradCAM` (Selvaraju et al., ICCV 2017) of the score "mean logit of the class over a
 region": over the whole predicted structure unless a mask is given (Seg-Grad-CAM, Vinogradova et al., AAAI
 2020). By default it is taken at the bottleneck, of the mean pass: no latent draws, no dropout.
-
-MONAI leaves its hooks on the modules, clears gradients and switches training modes; all of that is undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.visualize.class_activation_maps import GradCAM
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from DIANetLib.acwi.camera import gradcam_map, untouched, upsampled
 from DIANetLib.errors import Cancelled, InputError
 from DIANetLib.inference.grid import segmentation_layers
 from DIANetLib.inference.sampling import interruptible
@@ -83,7 +79,7 @@ def gradcam(
     Raises:
         InputError: There is no such layer or structure, or the mask is empty or has another shape.
     """
-    raw = _upsampled(_Window(model, x, available).map(structure_value, layer, mask)[0], x.shape[2:])
+    raw = upsampled(_Window(model, x, available).map(structure_value, layer, mask)[0], x.shape[2:])
     peak = raw.max()
     return raw / peak if peak > 0 else raw
 
@@ -152,7 +148,7 @@ class _Window:
         # Tensors made under a caller's inference_mode cannot take part in a backward pass; their copies can.
         with torch.inference_mode(False):
             self.x = x.detach().clone()
-            with torch.no_grad(), _untouched(model):
+            with torch.no_grad(), untouched(model):
                 model.eval()
                 self.encoded: Encoded = model.encode(self.x, available)
         self.model, self.available = model, available
@@ -172,19 +168,11 @@ class _Window:
             )
         # Up to the bottleneck everything is computed already, unless the layer lies before it.
         deep = layer == DEFAULT_LAYER or layer.startswith("segmentation.")
-        with torch.inference_mode(False), torch.enable_grad(), _untouched(model):
+        with torch.inference_mode(False), torch.enable_grad(), untouched(model):
             score = _Score(model, channel, mask, self.encoded if deep else None, self.available)
             start = self.encoded.features if deep else self.x
-            camera = GradCAM(nn_module=score, target_layers=f"model.{layer}")
-            try:
-                raw = camera.compute_map(start.detach().clone().requires_grad_(), class_idx=0)
-            finally:
-                # These lead through autograd's graph back to the hooks that hold them: a circle that Python's
-                # garbage collector cannot see.
-                camera.nn_module.activations.clear()
-                camera.nn_module.gradients.clear()
-                camera.nn_module.score = None
-        return raw.detach()[0, 0].float(), score.voxels
+            raw = gradcam_map(score, f"model.{layer}", start)
+        return raw, score.voxels
 
 
 class _Score(nn.Module):
@@ -265,7 +253,7 @@ class _Scan:
                 continue
             seen = self._seen(window)
             raw, over = seen.map(channel, self.layer, (part[0] if self.flat else part) if voxels else None)
-            up = _upsampled(raw, seen.x.shape[2:]).cpu().numpy()
+            up = upsampled(raw, seen.x.shape[2:]).cpu().numpy()
             up = (up[None] if self.flat else up)[window.valid]
             total[window.slices] += up * (over / voxels if voxels else 1.0)
             count[window.slices] += 1
@@ -300,50 +288,6 @@ class _Scan:
             return [min(max((low + high - size) // 2, 0), length - size)]
         steps = -(-(high - low - size) // max(1, size // 2))
         return sorted({round(low + step * (high - size - low) / steps) for step in range(steps + 1)})
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put back what MONAI changes on the modules: hooks, gradients, training modes, `inplace`."""
-    modules = list(model.modules())
-    state = [
-        (
-            m,
-            set(m._forward_hooks),
-            set(m._backward_hooks),
-            m._is_full_backward_hook,
-            m.training,
-            m.__dict__.get("inplace"),
-        )
-        for m in modules
-    ]
-    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    for parameter, _, _ in parameters:
-        parameter.grad = None
-        parameter.requires_grad_(False)  # only the way from the layer to the score is differentiated
-    try:
-        yield
-    finally:
-        for module, forward, backward, full, training, inplace in state:
-            _keep(module._forward_hooks, forward)
-            _keep(module._backward_hooks, backward)
-            module._is_full_backward_hook = full
-            module.training = training
-            if inplace is not None:
-                module.__dict__["inplace"] = inplace
-        for parameter, gradient, required in parameters:
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
-
-
-def _keep(hooks: dict[int, Any], known: set[int]) -> None:
-    for key in [key for key in hooks if key not in known]:
-        del hooks[key]
-
-
-def _upsampled(raw: Tensor, size: torch.Size) -> Tensor:
-    mode = "trilinear" if len(size) == 3 else "bilinear"
-    return F.interpolate(raw[None, None], size=tuple(size), mode=mode, align_corners=False)[0, 0]
 
 
 def _on_network_grid(labels: npt.NDArray[Any], prepared: Prepared) -> npt.NDArray[Any]:
