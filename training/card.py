@@ -1,69 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card and the licence notice of a bundle, from the configuration and the evaluation's summary."""
+"""The model card of a bundle, from the configuration and the evaluation's summary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from DIANetLib.errors import ConfigError
+from training.card_figures import card_figures
 from training.config import TrainingConfig
-
-#: Licences that weights may come under: name and address.
-LICENCES: Mapping[str, tuple[str, str]] = {
-    "CC-BY-SA-3.0": (
-        "Creative Commons Attribution-ShareAlike 3.0 Unported",
-        "https://creativecommons.org/licenses/by-sa/3.0/",
-    ),
-    "CC-BY-SA-4.0": (
-        "Creative Commons Attribution-ShareAlike 4.0 International",
-        "https://creativecommons.org/licenses/by-sa/4.0/",
-    ),
-    "CC-BY-4.0": (
-        "Creative Commons Attribution 4.0 International",
-        "https://creativecommons.org/licenses/by/4.0/",
-    ),
-    "CC0-1.0": ("CC0 1.0 Universal", "https://creativecommons.org/publicdomain/zero/1.0/"),
-    "Apache-2.0": ("Apache License, Version 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
-}
+from training.licences import licence_of, shipping_note
+from training.trial import modalities_of
 
 _INTENDED_USE = "Research on images like those it was fitted on."
-_EXPLAINED = {
-    "error_auroc_total": "error AUROC of the total uncertainty",
-    "error_auroc_epistemic": "error AUROC of the epistemic uncertainty",
-    "error_auroc_error_probability": "error AUROC of the error probability",
-    "error_auroc_plain": "error AUROC of one plain pass's softmax entropy",
-    "normalised_aurc_total": "normalised AURC of the total uncertainty",
-    "normalised_aurc_plain": "normalised AURC of one plain pass's softmax entropy",
-    "ece_before": "ECE before temperature",
-    "ece": "ECE after temperature",
-}
-
-
-def licence_notice(config: TrainingConfig) -> str:
-    """Text of the bundle's LICENSE: name, address, attribution, no warranty.
-
-    Raises:
-        ConfigError: if the configuration names a licence that is not known here.
-    """
-    if config.licence not in LICENCES:
-        raise ConfigError(
-            f"licence: expected one of {', '.join(LICENCES)}, got {config.licence!r}.",
-            remedy="Choose one that the data's licence allows.",
-        )
-    name, address = LICENCES[config.licence]
-    parts = [
-        f"The model {config.name!r}: its weights and the other files in this folder",
-        "Copyright (c) The DIANet contributors",
-        f"Licensed under the {name} licence ({config.licence}).\nThe full text is at {address}legalcode"
-        if "creativecommons" in address
-        else f"Licensed under the {name}.\nThe full text is at {address}",
-        f"Derived from: {config.about.attribution}" if config.about.attribution else "",
-        "Changes: a neural network was fitted on the images and labels; none of them is contained in this"
-        " folder.",
-        "Provided as it is, without warranty of any kind. For research use only, not a medical device.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def model_card(config: TrainingConfig, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -75,32 +23,61 @@ def model_card(config: TrainingConfig, summary: Mapping[str, Any], facts: Mappin
         facts: how the weights came about, as the bundle's metadata holds it.
     """
     about = config.about
-    name, address = LICENCES[config.licence]
+    licence = licence_of(config)
+    name = f"[{licence.name}]({licence.address})" if licence.address else licence.name
+    note = shipping_note(config)
     sections = [
         f"# {config.name}\n\n{config.description} Version {config.version}.",
         "**For research use only. This is not a medical device; it is not cleared or approved for diagnosis"
-        " or treatment.**",
+        " or treatment.**" + (f"\n\n**{note}**" if note else ""),
         f"## What it is for\n\n{about.intended_use or _INTENDED_USE}",
-        "## What it gives\n\n" + _structures(config),
+        "## What it gives\n\n" + _gives(config, facts),
         f"## Data\n\n{about.data or 'See the licence notice.'}\n\n" + _data_facts(config, summary),
-        "## How good it is on cases it was not fitted on\n\n" + _figures(summary),
+        "## How good it is on cases it was not fitted on\n\n" + card_figures(summary),
         "## Limits\n\n" + _bullets(about.limits or ("Other data than that above is unproven.",)),
         "## How to reproduce it\n\n" + _reproduce(config, summary, facts),
-        f"## Licence\n\n[{name}]({address}), see LICENSE. {about.attribution}".rstrip(),
+        f"## Licence\n\n{name}, see LICENSE. {about.attribution}".rstrip(),
     ]
     if about.references:
         sections.append("## References\n\n" + _bullets(about.references))
     return "\n\n".join(sections) + "\n"
 
 
-def _structures(config: TrainingConfig) -> str:
-    names = ", ".join(structure.name for structure in config.data.structures)
-    modalities = ", ".join(modality.name for modality in config.data.modalities)
-    spacing = " × ".join("as given" if s is None else f"{s:g}" for s in config.preprocess.spacing_mm)
-    return (
-        f"Input: {modalities}; read at {spacing} mm. Output, on the input's grid: {names}; total, aleatoric"
-        " and epistemic uncertainty in nats; the variance of each structure; a calibrated error probability."
-    )
+def _gives(config: TrainingConfig, facts: Mapping[str, Any]) -> str:
+    """What goes in and what comes out, a sentence or more per head."""
+    network = config.network
+    specs = modalities_of(config)
+    modalities = ", ".join(spec.name + ("" if spec.required else " (may be missing)") for spec in specs)
+    parts = [f"Input: {modalities}; read at {_spacing(config)}."]
+    if any(not spec.required for spec in specs):
+        parts.append("One modality at least has to be there.")
+    if network.classes:
+        names = ", ".join(structure.name for structure in config.data.structures)
+        parts.append(
+            f"Output, on the input's grid: {names}; total, aleatoric and epistemic uncertainty in nats; the"
+            " variance of each structure; a calibrated error probability."
+        )
+    if network.classification is not None:
+        classes = ", ".join(target.name for target in config.data.targets)
+        parts.append(f"Output for the whole image: calibrated probabilities of {classes}.")
+    task = config.tasks.reconstruction
+    if network.reconstruction is not None and task is not None:
+        what = (
+            f"undersampled k-space ({', '.join(f'{factor:g}×' for factor in task.accelerations)})"
+            if task.operator == "kspace"
+            else f"noise (up to {task.sigma[1]:g} standard deviations of the image)"
+        )
+        parts.append(f"Output: the image, freed from the effects of {what}.")
+    if facts.get("atlas"):
+        parts.append("With it comes the atlas of its classes, learned from the training masks alone.")
+    return " ".join(parts)
+
+
+def _spacing(config: TrainingConfig) -> str:
+    spacing = config.preprocess.spacing_mm
+    if not any(spacing):
+        return "its own spacing"
+    return " × ".join("as given" if side is None else f"{side:g}" for side in spacing) + " mm"
 
 
 def _data_facts(config: TrainingConfig, summary: Mapping[str, Any]) -> str:
@@ -112,50 +89,18 @@ def _data_facts(config: TrainingConfig, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(summary: Mapping[str, Any]) -> str:
-    figures, structures = summary["figures"], summary["structures"]
-    rows = ["| structure | Dice | 95 % interval | HD95 mm | NSD at 1 mm |", "|---|---|---|---|---|"]
-    for key, part in {**structures, "**mean**": figures}.items():
-        rows.append(
-            f"| {key} | {_number(part['dice']['mean'], 4)} ± {_number(part['dice']['sd'], 4)}"
-            f" | {_interval(part['dice'])} | {_number(part['hd95_mm']['mean'], 2)}"
-            f" | {_number(part['nsd_1mm']['mean'], 4)} |"
-        )
-    table = ["| figure | mean over cases | 95 % interval | pooled voxels |", "|---|---|---|---|"]
-    for name, text in _EXPLAINED.items():
-        table.append(
-            f"| {text} | {_number(figures[name]['mean'], 4)} | {_interval(figures[name])}"
-            f" | {_number(summary['pooled'].get(name), 4)} |"
-        )
-    parts = [
-        f"n = {summary['cases']} cases, T = {summary['samples']} stochastic passes, temperature"
-        f" {summary['temperature']:.3f}, seed {summary['seed']}. Mean ± standard deviation over cases;"
-        " intervals are bootstrapped over cases. Computed with these weights by the engine that"
-        " `dianet segment` runs.",
-        "\n".join(rows),
-        "Judged over the voxels within three of the reference or of the segmentation:",
-        "\n".join(table),
-    ]
-    latent = summary.get("latent")
-    if latent:
-        parts.append(
-            f"The Gaussian latent h holds {latent['kl']:.2f} nats per position"
-            f" ({latent['active_dimensions']} of {len(latent['kl_per_dimension'])} dimensions above 0.01);"
-            f" with another case's h, Dice changes by {latent['dice_change_when_shuffled']:+.4f}."
-        )
-    return "\n\n".join(parts)
-
-
 def _reproduce(config: TrainingConfig, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     file = f"training/configs/{config.name}.yaml"
     common = f"{file} --data DATA --output runs/{config.name}"
     fold = f" --fold {summary['fold']}" if summary["fold"] else ""
     options = f" --samples {summary['samples']} --weights {summary['weights']}"
+    options += " --subsets" if "subsets" in summary else ""
+    into = "Resources/Models" if licence_of(config).ships else "models"
     changed = f" --set optimiser.steps={facts['steps']}" if facts["steps"] != config.optimiser.steps else ""
     return (
         f"    python -m training fit {common}{fold}{changed}\n"
         f"    python -m training evaluate {common}{options}\n"
-        f"    python -m training export {common} --into Resources/Models --replace\n\n"
+        f"    python -m training export {common} --into {into} --replace\n\n"
         f"{facts['steps_done']} steps of {facts['batch']} patches, seed {facts['seed']}; the averaged"
         " weights are the ones stored, as float16."
         + (
@@ -169,14 +114,3 @@ def _reproduce(config: TrainingConfig, summary: Mapping[str, Any], facts: Mappin
 
 def _bullets(texts: tuple[str, ...]) -> str:
     return "\n".join(f"- {text}" for text in texts)
-
-
-def _interval(part: Mapping[str, Any]) -> str:
-    if not part.get("interval_95"):
-        return ""
-    low, high = part["interval_95"]
-    return f"{_number(low, 4)} to {_number(high, 4)}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

@@ -4,33 +4,28 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from DIANetLib.bundle import load_bundle, make_metadata, save_bundle
-from DIANetLib.bundle_schema import DianetSection, LocaliserSpec
+from DIANetLib.bundle_schema import ClassSpec, DianetSection, LocaliserSpec, ReconstructionSpec
 from DIANetLib.errors import InputError
-from training.card import LICENCES, licence_notice, model_card
+from training.card import model_card
 from training.config import TrainingConfig
-from training.datasets import Case, find_cases, load_case
+from training.datasets import find_cases
 from training.fitted import FittedModel, load_fitted, state_sha256
-from training.predict import predict_mean, structure_dice
-from training.progress import track
+from training.licences import licence_notice, licence_of
+from training.rounding import rounding_check
 from training.trial import modalities_of, structures_of
 
-#: Difference of the mean Dice that rounding the weights is expected to stay within, and the one that it must.
-#: (A single voxel on a border between two classes can make the former in few cases.)
-ROUNDING_TOLERANCE = 1e-4
-ROUNDING_LIMIT = 1e-3
 #: Figures that travel in the metadata.
 _FIGURES = (
     "dice",
+    "dice_regions",
     "hd95_mm",
     "nsd_1mm",
     "ece_before",
@@ -41,6 +36,17 @@ _FIGURES = (
     "error_auroc_plain",
     "normalised_aurc_total",
     "normalised_aurc_plain",
+)
+_PARTS = (
+    "structures",
+    "regions",
+    "pooled",
+    "subsets",
+    "classification",
+    "reconstruction",
+    "latent",
+    "codebook",
+    "scale_weights",
 )
 
 
@@ -80,6 +86,11 @@ def export(
             f" {summary['step']}, now {fitted.step}).",
             remedy="Run `python -m training evaluate` again.",
         )
+    if config.baseline is not None:
+        raise InputError(
+            f"expected a DIANet to export, got the baseline {config.baseline}.",
+            remedy="A baseline is there to be compared with: `python -m training evaluate --against`.",
+        )
     cases = {case.name: case for case in find_cases(data, config.data)}
     missing = [name for name in summary["held_out"] if name not in cases]
     if missing:
@@ -91,7 +102,7 @@ def export(
     chosen = [cases[name] for name in summary["held_out"][:check_cases]]
     rounding = rounding_check(fitted, chosen, device)
     facts = training_facts(fitted, summary)
-    figures = {name: summary["figures"][name] for name in _FIGURES}
+    atlas = fitted.priors.atlas
     section = DianetSection(
         name=config.name,
         network=fitted.fitted.network.model_dump(mode="json"),
@@ -99,25 +110,19 @@ def export(
         window=config.window or config.patch,
         structures=structures_of(config),
         modalities=modalities_of(config),
-        temperature=summary["temperature"],
+        classes=classes_of(config, summary),
+        reconstruction=reconstruction_of(config),
+        temperature=summary.get("temperature", 1.0),
         localiser=_localiser(config),
         training=facts,
-        figures={
-            "cases": summary["cases"],
-            "samples": summary["samples"],
-            **figures,
-            "structures": summary["structures"],
-            "pooled": summary["pooled"],
-            "latent": summary["latent"],
-            "float16": rounding,
-        },
+        figures={**figures_of(summary), "float16": rounding},
     )
     metadata = make_metadata(
         section,
         version=config.version,
-        task=f"Segmentation of {config.anatomy or config.name} with uncertainty",
+        task=task_in_words(config),
         description=config.description,
-        copyright=f"Copyright (c) The DIANet contributors, {LICENCES[config.licence][0]}",
+        copyright=f"Copyright (c) The DIANet contributors, {licence_of(config).name}",
         data_source=" ".join(part for part in (config.about.data, config.about.attribution) if part),
         references=config.about.references,
     )
@@ -128,46 +133,11 @@ def export(
         card=model_card(config, summary, facts),
         licence=licence,
         overwrite=replace,
+        atlas=None if atlas is None else atlas.stored(),
+        atlas_spacing_mm=_atlas_spacing(config),
     )
     _check_written(folder, fitted)
     return folder
-
-
-def rounding_check(fitted: FittedModel, cases: Sequence[Case], device: torch.device) -> dict[str, Any]:
-    """Dice of the mean pass with float32 and with float16-rounded weights.
-
-    Raises:
-        InputError: if the means differ by more than `ROUNDING_LIMIT`.
-    """
-    full, rounded = fitted.network(device, rounded=False), fitted.network(device)
-    classes = fitted.fitted.network.classes
-    dice = []
-    for case in track(cases, "float16 check", unit="case"):
-        prepared = load_case(case, fitted.config)
-        pair = []
-        for network in (full, rounded):
-            labels = predict_mean(network, prepared.image, fitted.config).argmax(0)
-            pair.append(float(np.nanmean(structure_dice(labels, prepared.labels, classes))))
-        dice.append(pair)
-    if not dice:
-        return {"cases": 0}
-    means = np.mean(dice, axis=0)
-    difference = float(means[1] - means[0])
-    if math.isnan(difference) or abs(difference) > ROUNDING_LIMIT:
-        raise InputError(
-            f"rounding the weights to float16 changes the mean Dice of {len(dice)} cases by"
-            f" {difference:+.6f}, expected at most {ROUNDING_LIMIT:g}.",
-            remedy="Look for weights that float16 cannot hold.",
-        )
-    return {
-        "cases": len(dice),
-        "dice_float32": float(means[0]),
-        "dice_float16": float(means[1]),
-        "difference": difference,
-        "tolerance": ROUNDING_TOLERANCE,
-        "within_tolerance": abs(difference) <= ROUNDING_TOLERANCE,
-        "largest_difference_of_a_case": float(np.abs(np.subtract(*np.transpose(dice))).max()),
-    }
 
 
 def training_facts(fitted: FittedModel, summary: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +169,55 @@ def training_facts(fitted: FittedModel, summary: dict[str, Any]) -> dict[str, An
         "weights_sha256": fitted.sha256,
         "code_version": code,
         "versions": summary["versions"],
+        "atlas": fitted.priors.atlas is not None,
     }
+
+
+def classes_of(config: TrainingConfig, summary: Mapping[str, Any]) -> tuple[ClassSpec, ...]:
+    """The classes of whole images, with the temperature that the evaluation found."""
+    found = summary.get("classification") or {}
+    return tuple(
+        ClassSpec(key=target.key, name=target.name, temperature=found.get("temperature", 1.0))
+        for target in config.data.targets
+    )
+
+
+def reconstruction_of(config: TrainingConfig) -> ReconstructionSpec | None:
+    """What the reconstruction head is for."""
+    task = config.tasks.reconstruction
+    if task is None:
+        return None
+    return ReconstructionSpec(task="k-space" if task.operator == "kspace" else "denoising")
+
+
+def task_in_words(config: TrainingConfig) -> str:
+    """What the model does, in a few words."""
+    network, of = config.network, config.anatomy or config.name
+    parts = []
+    if network.classes:
+        parts.append(f"Segmentation of {of} with uncertainty")
+    if network.classification is not None:
+        parts.append(f"Classification of {of} into {', '.join(t.name for t in config.data.targets)}")
+    if network.reconstruction is not None:
+        parts.append(f"Reconstruction of {of}")
+    return "; ".join(parts)
+
+
+def figures_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluation that travel in the metadata."""
+    figures = summary.get("figures", {})
+    return {
+        "cases": summary["cases"],
+        "samples": summary["samples"],
+        **{name: figures[name] for name in _FIGURES if name in figures},
+        **{name: summary[name] for name in _PARTS if summary.get(name) is not None},
+    }
+
+
+def _atlas_spacing(config: TrainingConfig) -> tuple[float, float, float]:
+    """Voxel size of the network's grid, on which the atlas lies; 1 along axes that keep the image's own."""
+    i, j, k = (side or 1.0 for side in config.preprocess.spacing_mm)
+    return i, j, k
 
 
 def _summary(output: Path, config: TrainingConfig) -> dict[str, Any]:

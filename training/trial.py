@@ -152,7 +152,14 @@ def structures_of(config: TrainingConfig) -> tuple[Structure, ...]:
 
 
 def modalities_of(config: TrainingConfig) -> tuple[ModalitySpec, ...]:
-    """The input channels of a configuration; none is required by itself if the fit left modalities out."""
+    """The input channels of a configuration; none is required by itself if the fit left modalities out.
+
+    A complex image of one modality is two of them, its real and its imaginary part.
+    """
+    task = config.tasks.reconstruction
+    if task is not None and task.complex and len(config.data.modalities) == 1:
+        name = config.data.modalities[0].name
+        return tuple(ModalitySpec(name=f"{name} {part} part") for part in ("real", "imaginary"))
     optional = config.augment.modality_dropout > 0 and len(config.data.modalities) > 1
     return tuple(
         ModalitySpec(name=part.name, required=part.required and not optional, aliases=part.aliases)
