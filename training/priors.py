@@ -37,11 +37,11 @@ class Priors:
     def stored(self) -> dict[str, Tensor]:
         """As tensors by name, for a checkpoint.
 
-        "atlas" (K, *A) float16; "cut" (5,) float64: lower and upper class, axis, mean and deviation.
+        "atlas" (K, *A) float32; "cut" (5,) float64: lower and upper class, axis, mean and deviation.
         """
         stored = {}
         if self.atlas is not None:
-            stored["atlas"] = self.atlas.stored()
+            stored["atlas"] = self.atlas.probabilities
         if self.cut is not None:
             stored["cut"] = torch.tensor(astuple(self.cut), dtype=torch.float64)
         return stored
@@ -53,7 +53,7 @@ class Priors:
         if "cut" in stored:
             lower, upper, axis, mean, deviation = stored["cut"].tolist()
             cut = CutPrior(int(lower), int(upper), int(axis), mean, deviation)
-        return cls(Atlas.restored(stored["atlas"]) if "atlas" in stored else None, cut)
+        return cls(Atlas(stored["atlas"]) if "atlas" in stored else None, cut)
 
     def to(self, device: torch.device) -> Priors:
         """The same on a device."""
@@ -62,9 +62,6 @@ class Priors:
 
 def learn_priors(config: TrainingConfig, cases: Sequence[PreparedCase]) -> Priors:
     """Learn what the objective's terms need.
-
-    Returns:
-        The priors as they are restored from what is stored, so that a resumed fit goes on with the same.
 
     Raises:
         InputError: if no training case has the structures.
@@ -80,7 +77,7 @@ def learn_priors(config: TrainingConfig, cases: Sequence[PreparedCase]) -> Prior
         raise InputError(
             f"the {name} prior cannot be learned: {error.message}", remedy=error.remedy
         ) from error
-    return Priors.restored(Priors(atlas, cut).stored())
+    return Priors(atlas, cut)
 
 
 def cut_place(config: TrainingConfig, term: CutTerm, *, volumes: bool = False) -> tuple[tuple[int, int], int]:
