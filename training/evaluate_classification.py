@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The classification part of an evaluation, (16-18): class probabilities of held-out cases and their figures.
 
-As the product does, T samples at a temperature that the inner cases set are averaged; beside them stands one
-plain mean pass. A case of several slices that a 2-D network reads one by one has the mean over its slices.
+The product's own code classifies each case: T samples at a temperature that the inner cases set are averaged.
+Beside them stands one plain mean pass at temperature 1.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 
 from DIANetLib.acwi.metrics import error_auroc
 from DIANetLib.errors import InputError
-from DIANetLib.inference.memory import divisors
+from DIANetLib.inference.classification import Classification
+from DIANetLib.inference.classify import classify_prepared, whole_image_windows
 from DIANetLib.inference.sampling import sample_generators
-from DIANetLib.inference.sliding_window import Window, round_up
 from DIANetLib.network import DIANet
 from training.bootstrap import estimates
 from training.datasets import Case, PreparedCase, load_case
 from training.progress import track
 from training.scoring_classification import Classified, confusion, figures_at
 from training.temperature import fit_sampled_temperature
-from training.trial import Trial
+from training.trial import Trial, classes_of, window_of
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating]
 #: Wider than for voxels: a short fit is far from sure, a long one on few images far too sure.
 TEMPERATURE_BOUNDS = (0.05, 10.0)
 
@@ -63,15 +63,14 @@ def with_target(cases: Sequence[Case]) -> tuple[Case, ...]:
 
 @torch.inference_mode()
 def class_log_probabilities(
-    network: DIANet, case: PreparedCase, window: Sequence[int], *, samples: int = 0, seed: int = 0
+    network: DIANet, case: PreparedCase, window: tuple[int, int, int], *, samples: int = 0, seed: int = 0
 ) -> FloatArray:
     """Log-probabilities of the classes of a case, (max(T, 1), R, C), R its slices for a 2-D network, else 1.
 
     Args:
         network: in evaluation mode.
-        case: prepared; it is read as a whole, with zeros around it where it is smaller than the window or
-            the network's divisor asks for it.
-        window: voxels (k, j, i) that the network was fitted with.
+        case: prepared; it is read as the product reads it.
+        window: voxels (i, j, k) that the network was fitted with.
         samples: T; 0 is one mean pass.
         seed: of the samples.
     """
@@ -89,25 +88,15 @@ def class_log_probabilities(
     return np.asarray(torch.stack(rows, dim=1).numpy())
 
 
-def whole_image_windows(network: DIANet, shape: Sequence[int], window: Sequence[int]) -> tuple[Window, ...]:
-    """One window around a whole image (k, j, i), or around every slice of it for a 2-D network.
-
-    It is at least as large as the window (k, j, i) that the network was fitted with.
-    """
-    divisor = divisors(network.config)
-    padded = tuple(round_up(max(n, w), d) for n, w, d in zip(shape, window, divisor, strict=True))
-    if network.config.spatial_dims == 3:
-        return (Window(0, (0, 0, 0), tuple(shape), padded),)
-    return tuple(
-        Window(number, (number, 0, 0), (1, *shape[1:]), (1, *padded[1:])) for number in range(shape[0])
-    )
-
-
 def classification_temperature(trial: Trial) -> float:
     """The temperature that fits the T samples of the inner cases."""
     logits, targets = [], []
     for case in track(with_target(trial.inner), "temperature", unit="case"):
-        found = _sampled(trial, load_case(case, trial.fitted.config))
+        prepared = load_case(case, trial.fitted.config)
+        window = window_of(trial.config)
+        found = class_log_probabilities(
+            trial.network, prepared, window, samples=trial.samples, seed=trial.seed
+        )
         logits.append(found)
         targets.append(np.full(found.shape[1], case.target))
     return fit_sampled_temperature(logits, targets, bounds=TEMPERATURE_BOUNDS)
@@ -125,20 +114,18 @@ def classified_cases(trial: Trial, temperature: float) -> list[ClassifiedCase]:
     found = []
     for case in track(cases, "classification", unit="case"):
         prepared = load_case(case, trial.fitted.config)
-        each = np.exp(_tempered(_sampled(trial, prepared), temperature)).mean(axis=1)  # (T, C)
-        mean = each.mean(axis=0)
-        plain = class_log_probabilities(trial.network, prepared, trial.config.window_kji)
+        calibrated = _classified(trial, prepared, temperature, trial.samples)
+        plain = _classified(trial, prepared, 1.0, 0)
         assert case.target is not None  # only such cases come here
-        total = _entropy(mean)
         found.append(
             ClassifiedCase(
                 case=case.name,
                 group=case.group or case.name,
                 target=case.target,
-                probabilities=mean,
-                plain=np.exp(plain).mean(axis=(0, 1)),
-                total=total,
-                epistemic=max(0.0, total - float(np.mean([_entropy(p) for p in each]))),
+                probabilities=np.array(calibrated.probabilities),
+                plain=np.array(plain.probabilities),
+                total=calibrated.total,
+                epistemic=calibrated.epistemic,
             )
         )
     return found
@@ -194,17 +181,13 @@ def classification_summary(
     }
 
 
-def _sampled(trial: Trial, case: PreparedCase) -> FloatArray:
-    window = trial.config.window_kji
-    return class_log_probabilities(trial.network, case, window, samples=trial.samples, seed=trial.seed)
-
-
-def _tempered(log_probabilities: FloatArray, temperature: float) -> FloatArray:
-    scaled = log_probabilities / np.float32(temperature)
-    scaled = scaled - scaled.max(axis=-1, keepdims=True)
-    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
-
-
-def _entropy(probabilities: FloatArray) -> float:
-    known = probabilities[probabilities > 0].astype(np.float64)
-    return float(-(known * np.log(known)).sum())
+def _classified(trial: Trial, case: PreparedCase, temperature: float, samples: int) -> Classification:
+    return classify_prepared(
+        trial.network,
+        case.image,
+        classes_of(trial.config, temperature),
+        window_of(trial.config),
+        available=case.available,
+        samples=samples,
+        seed=trial.seed,
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from DIANetLib.bundle import load_bundle, make_metadata, save_bundle
-from DIANetLib.bundle_schema import ClassSpec, DianetSection, LocaliserSpec, ReconstructionSpec
+from DIANetLib.bundle_schema import DianetSection, LocaliserSpec, ReconstructionSpec
 from DIANetLib.errors import InputError
 from training.card import model_card
 from training.config import TrainingConfig
@@ -20,7 +20,7 @@ from training.datasets import find_cases
 from training.fitted import FittedModel, load_fitted, state_sha256
 from training.licences import licence_notice, licence_of
 from training.rounding import rounding_check
-from training.trial import modalities_of, structures_of
+from training.trial import classes_of, modalities_of, structures_of, window_of
 
 #: Figures that travel in the metadata.
 _FIGURES = (
@@ -107,10 +107,10 @@ def export(
         name=config.name,
         network=fitted.fitted.network.model_dump(mode="json"),
         preprocess=config.preprocess.model_dump(mode="json"),
-        window=config.window or config.patch,
+        window=window_of(config),
         structures=structures_of(config),
         modalities=modalities_of(config),
-        classes=classes_of(config, summary),
+        classes=classes_of(config, summary.get("classification", {}).get("temperature", 1.0)),
         reconstruction=reconstruction_of(config),
         temperature=summary.get("temperature", 1.0),
         localiser=_localiser(config),
@@ -171,15 +171,6 @@ def training_facts(fitted: FittedModel, summary: dict[str, Any]) -> dict[str, An
         "versions": summary["versions"],
         "atlas": fitted.priors.atlas is not None,
     }
-
-
-def classes_of(config: TrainingConfig, summary: Mapping[str, Any]) -> tuple[ClassSpec, ...]:
-    """The classes of whole images, with the temperature that the evaluation found."""
-    found = summary.get("classification") or {}
-    return tuple(
-        ClassSpec(key=target.key, name=target.name, temperature=found.get("temperature", 1.0))
-        for target in config.data.targets
-    )
 
 
 def reconstruction_of(config: TrainingConfig) -> ReconstructionSpec | None:

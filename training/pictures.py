@@ -14,19 +14,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.visualize.class_activation_maps import GradCAM
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from DIANetLib.acwi.cam import cam, class_gradcam
+from DIANetLib.acwi.camera import upsampled
 from DIANetLib.errors import InputError, OutputError
 from DIANetLib.formats.colormap import color_table
+from DIANetLib.inference.classify import whole_image_windows
 from DIANetLib.network import DIANet
 from training.datasets import Case, PreparedCase, load_case
-from training.evaluate_classification import whole_image_windows, with_target
+from training.evaluate_classification import with_target
 from training.evaluate_reconstruction import restore_case
 from training.scoring_reconstruction import score_slices, shown
-from training.trial import Trial
+from training.trial import Trial, window_of
 
 #: Pixels that the shorter side of a panel has at least, cases per sheet, and pixels above a panel for words.
 _SIDE = 168
@@ -41,12 +42,12 @@ def write_pictures(trial: Trial, folder: Path) -> tuple[Path, ...]:
     """Write classification.png and a reconstruction-LEVEL.png per level, as far as the network has the heads.
 
     Raises:
-        InputError: if it has neither head.
+        InputError: if it has neither head; a plain peer's classes are not explained.
         OutputError: if a picture cannot be written.
     """
-    network = trial.fitted.network(trial.device)  # one of its own: MONAI leaves hooks on it
+    network = trial.network
     written = []
-    if network.config.classification is not None:
+    if network.config.classification is not None and trial.config.baseline is None:
         rows = [_classification_row(trial, network, case) for case in _of_each_class(trial)]
         written.append(_save(_sheet(rows), folder / "classification.png"))
     if network.config.reconstruction is not None:
@@ -58,65 +59,11 @@ def write_pictures(trial: Trial, folder: Path) -> tuple[Path, ...]:
             written.append(_save(_sheet(rows), folder / f"reconstruction-{level.replace(' ', '-')}.png"))
     if not written:
         raise InputError(
-            f"there are pictures of classifications and reconstructions, got the model {trial.config.name!r}"
-            " with neither head.",
+            f"there are pictures of DIANet's classifications and of reconstructions, got"
+            f" {trial.config.name!r} with neither.",
             remedy="Leave out --pictures; `dianet segment` writes pictures of segmentations.",
         )
     return tuple(written)
-
-
-def class_maps(
-    network: DIANet, x: Tensor, available: Tensor | None, number: int
-) -> tuple[FloatArray | None, FloatArray]:
-    """Class activation map and Grad-CAM of one class, both (*S), 0 to 1.
-
-    Args:
-        network: in evaluation mode; MONAI leaves hooks on it.
-        x: (1, M, *S).
-        available: (1, M) bool, or None for all modalities.
-        number: the class.
-
-    Returns:
-        The map of (29), None for a plain peer, and Grad-CAM at the last stage of the encoder (30).
-    """
-    layer = _last_stage(network)
-    score = _Logits(network, available)
-    camera = GradCAM(nn_module=score, target_layers=f"network.{layer}")
-    relevance = camera.compute_map(x.detach().clone().requires_grad_(), class_idx=number).detach()
-    if not isinstance(network, DIANet) or network.classification is None:
-        return None, _scaled(relevance, x)
-    head, seen = network.classification, []
-    hook = head.features.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    try:
-        with torch.inference_mode():
-            network(x, available=available)
-            activation = head.activation_map(seen[0])[:, number : number + 1]
-    finally:
-        hook.remove()
-    return _scaled(activation, x), _scaled(relevance, x)
-
-
-class _Logits(nn.Module):
-    """Image to class logits, as MONAI's Grad-CAM wants a network."""
-
-    def __init__(self, network: DIANet, available: Tensor | None) -> None:
-        super().__init__()
-        self.network, self.available = network, available
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, M, *S) to (1, C)."""
-        logits: Tensor = self.network(x, available=self.available).classified.logits
-        return logits
-
-
-def _last_stage(network: nn.Module) -> str:
-    """Name of the last convolution of the trunk: DIANet's coarsest stage, or a peer's."""
-    if isinstance(network, DIANet):
-        return f"encoder.stages.{len(network.encoder.stages) - 1}"
-    convolutions = [
-        name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Conv3d)
-    ]
-    return convolutions[-1]
 
 
 def _of_each_class(trial: Trial) -> list[Case]:
@@ -130,7 +77,7 @@ def _of_each_class(trial: Trial) -> list[Case]:
 def _classification_row(trial: Trial, network: DIANet, case: Case) -> list[Image.Image]:
     prepared = load_case(case, trial.fitted.config)
     flat = network.config.spatial_dims == 2
-    windows = whole_image_windows(network, prepared.image.shape[1:], trial.config.window_kji)
+    windows = whole_image_windows(network, prepared.image.shape[1:], window_of(trial.config))
     part = windows[len(windows) // 2]
     x = part.cut(torch.from_numpy(prepared.image)).unsqueeze(0).to(trial.device)
     x = x.squeeze(2) if flat else x
@@ -138,15 +85,17 @@ def _classification_row(trial: Trial, network: DIANet, case: Case) -> list[Image
     with torch.inference_mode():
         probabilities = network(x, available=available).classified.probabilities()[0]
     found = int(probabilities.argmax())
-    maps = class_maps(network, x, available, found)
+    maps = (
+        cam(network, x, available=available)[found],
+        class_gradcam(network, x, found, available=available),
+    )
     valid = part.valid[1:] if flat else part.valid
     image = _upright(_plane(x[0, 0].cpu().numpy()[valid]), trial)
     names = [target.key for target in trial.config.data.targets]
     row = [_panel(_grey(image), names[case.target or 0])]
     words = (f"CAM: {names[found]} {float(probabilities[found]):.2f}", "Grad-CAM")
     for values, text in zip(maps, words, strict=True):
-        if values is not None:
-            row.append(_panel(_overlaid(image, _upright(_plane(values[valid]), trial)), text))
+        row.append(_panel(_overlaid(image, _upright(_plane(_scaled(values, x)[valid]), trial)), text))
     return row
 
 
@@ -201,9 +150,8 @@ def _overlaid(image: FloatArray, values: FloatArray) -> Picture:
 
 
 def _scaled(raw: Tensor, x: Tensor) -> FloatArray:
-    """A raw map (1, 1, *S_L) on the image's grid, its positive part scaled to a maximum of 1."""
-    mode = "bilinear" if x.ndim == 4 else "trilinear"
-    up = F.interpolate(raw.float().clamp_min(0), size=x.shape[2:], mode=mode, align_corners=False)[0, 0]
+    """A raw map (*S_L) on the image's grid, scaled to a maximum of 1."""
+    up = upsampled(raw, x.shape[2:])
     return np.asarray((up / up.max().clamp_min(1e-6)).cpu().numpy())
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from DIANetLib.acwi.metrics import dilated_mask
-from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
+from DIANetLib.bundle_schema import ClassSpec, LocaliserSpec, ModalitySpec
 from DIANetLib.errors import InputError
 from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.prediction import ModelRef
@@ -119,7 +119,7 @@ class TrialModel:
     @property
     def window(self) -> tuple[int, int, int]:
         """Voxels (i, j, k) of the sliding window."""
-        return self.fitted.config.window or self.fitted.config.patch
+        return window_of(self.fitted.config)
 
     @property
     def localiser(self) -> LocaliserSpec | None:
@@ -148,6 +148,18 @@ def structures_of(config: TrainingConfig) -> tuple[Structure, ...]:
     return tuple(
         Structure(number, part.key, part.name, part.color, code(part.category), code(part.type))
         for number, part in enumerate(config.data.structures, start=1)
+    )
+
+
+def window_of(config: TrainingConfig) -> tuple[int, int, int]:
+    """Voxels (i, j, k) that are read at a time."""
+    return config.window or config.patch
+
+
+def classes_of(config: TrainingConfig, temperature: float = 1.0) -> tuple[ClassSpec, ...]:
+    """The classes of whole images."""
+    return tuple(
+        ClassSpec(key=target.key, name=target.name, temperature=temperature) for target in config.data.targets
     )
 
 
