@@ -175,6 +175,8 @@ def _baseline(config: TrainingConfig) -> None:
     ]
     if kind == "unet" and heads not in (["segmentation"], ["reconstruction"]):
         raise ValueError(f"baseline: unet takes segmentation or reconstruction alone, got {', '.join(heads)}")
+    if kind == "unet" and len(network.widths) < 3:
+        raise ValueError(f"baseline: unet takes 3 network.widths or more, got {len(network.widths)}")
     if kind == "resnet18" and heads != ["classification"]:
         raise ValueError(f"baseline: resnet18 takes classification alone, got {', '.join(heads)}")
     objective = config.objective

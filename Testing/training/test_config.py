@@ -14,6 +14,7 @@ from training.licences import LICENCES
 
 AXES = r"augment.mirror_axes: expected axes of \(k, j, i\) out of \[1, 2\] .* got 0"
 ADVERSARIAL = {"adversarial": {"weight": 0.1}}
+THREE_SCALES = {"network__widths": [6, 8, 8], "network__blocks": [0, 0, 0], "network__strides": [2, 1]}
 WITHOUT_LATENT = {"network__latent": None}
 RECONSTRUCTS = {"network__reconstruction": {"resolutions": 1}}
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
@@ -83,9 +84,10 @@ def test_shipped_configurations_are_valid_and_carry_the_name_of_their_file(file:
         ({"data__format": "nifty"}, "data.format: expected one of .*decathlon.*, got 'nifty'"),
         ({"baseline": "resnet18"}, "baseline: resnet18 takes classification alone, got segmentation"),
         (
-            {"baseline": "unet", "objective": ADVERSARIAL},
+            {"baseline": "unet", **THREE_SCALES, "objective": ADVERSARIAL},
             "baseline: expected no term of the objective beside",
         ),
+        ({"baseline": "unet"}, "baseline: unet takes 3 network.widths or more, got 2"),
         ({"baseline": "vnet"}, "baseline: .*'unet' or 'resnet18', got 'vnet'"),
         ({"optimiser__steps": 0}, "optimiser.steps: .*greater than or equal to 1, got 0"),
         ({"optimiser__speed": 3}, "optimiser.speed: .*not permitted"),
