@@ -17,12 +17,12 @@ from DIANetLib.losses.cut import CutPrior, cut_error_mm
 from DIANetLib.network import DIANet, DIANetOutput, SegmentationOutput
 from training.adversary import Adversary
 from training.augment import PatchStream
-from training.baselines import build_model
 from training.batch import Reader
 from training.block_use import block_use
 from training.config import TrainingConfig
 from training.datasets import PreparedCase
 from training.distributed import Context, autocast_type
+from training.loop import model_on
 from training.objective import Objective
 from training.predict import predict_mean, structure_dice
 from training.priors import Priors
@@ -130,7 +130,7 @@ class Step:
         )
         patches = default_collate([stream[number] for number in range(len(stream))])
         self.batch = Reader(context.device, reconstruction=task)(patches)
-        self.model = build_model(config).to(context.device).train()
+        self.model = model_on(config, context.device).train()
         self.objective = Objective(config.objective, config.tasks, priors=priors.to(context.device))
         self.adversary = Adversary(term, latent.channels, context) if term and latent else None
         self.optimiser = torch.optim.AdamW(self.model.parameters())

@@ -193,7 +193,7 @@ def _begin(
     config: TrainingConfig, train: Sequence[PreparedCase], context: Context, start: Start | None
 ) -> _State:
     """A fit before its first step."""
-    model = _model(config, context)
+    model = model_on(config, context.device)
     if start is not None:
         taken = take_over(model, start)
         if context.leads:
@@ -212,7 +212,7 @@ def _begin(
 
 def _resume(config: TrainingConfig, found: Checkpoint, context: Context) -> _State:
     """A fit as it was when its checkpoint was written."""
-    model = _model(config, context)
+    model = model_on(config, context.device)
     model.load_state_dict(found.model)
     optimiser = _optimiser(config, model)
     optimiser.load_state_dict(found.optimiser)
@@ -225,8 +225,9 @@ def _resume(config: TrainingConfig, found: Checkpoint, context: Context) -> _Sta
     return _State(model, optimiser, average, adversary, priors, found.start, found.step, found.best_score)
 
 
-def _model(config: TrainingConfig, context: Context) -> DIANet:
-    model = build_model(config).to(context.device)
+def model_on(config: TrainingConfig, device: torch.device) -> DIANet:
+    """The network as it is fitted, with its weights laid out as convolutions like it."""
+    model = build_model(config).to(device)
     if config.network.spatial_dims == 3:
         return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return model
