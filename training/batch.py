@@ -62,7 +62,7 @@ class Reader:
         """Collated patches of a `PatchStream` as a batch on the device."""
         moved = {name: value.to(self.device, non_blocking=True) for name, value in patches.items()}
         images = moved["image"]
-        if images.ndim == 5:
+        if images.ndim == 5 and self.device.type == "cuda":
             images = images.contiguous(memory_format=torch.channels_last_3d)
         task = self.reconstruction
         return Batch(

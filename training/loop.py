@@ -226,9 +226,10 @@ def _resume(config: TrainingConfig, found: Checkpoint, context: Context) -> _Sta
 
 
 def model_on(config: TrainingConfig, device: torch.device) -> DIANet:
-    """The network as it is fitted, with its weights laid out as convolutions like it."""
+    """The network as it is fitted, with its weights laid out as the device's convolutions like it."""
     model = build_model(config).to(device)
-    if config.network.spatial_dims == 3:
+    # On a CPU the normalisation, which wants channels first, would turn every map around and back again.
+    if config.network.spatial_dims == 3 and device.type == "cuda":
         return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return model
 
