@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from DIANetLib import __version__
+from DIANetLib.cli_heads import add_classify, add_reconstruct
+from DIANetLib.cli_images import add_image_arguments, add_run_arguments, image_sources, region
 from DIANetLib.console import (
+    NOTICE,
+    classification_lines,
     guarded,
     progress_display,
     region_line,
@@ -21,19 +25,15 @@ from DIANetLib.console import (
     table,
     timing_line,
 )
-from DIANetLib.errors import InputError
 from DIANetLib.worker.__main__ import DESCRIPTION as WORKER_DESCRIPTION
 from DIANetLib.worker.__main__ import add_arguments as add_worker_arguments
 from DIANetLib.worker.__main__ import serve
 
 if TYPE_CHECKING:
-    from DIANetLib.inference.prediction import Box
     from DIANetLib.worker.evaluation import Evaluation
-    from DIANetLib.worker.jobs import ImageSource, SegmentResult
+    from DIANetLib.worker.jobs import SegmentResult
 
 __all__ = ["main"]
-
-NOTICE = "For research use only. Not a medical device."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +81,24 @@ def _parser() -> argparse.ArgumentParser:
             epilog="Example: dianet segment head.nii.gz --model hippocampus --output result",
         )
     )
+    add_classify(
+        commands.add_parser(
+            "classify",
+            parents=[common],
+            help="say which class an image as a whole is of",
+            description=f"Classify an image, with uncertainty, activation maps and Grad-CAM. {NOTICE}",
+            epilog="Example: dianet classify chest.png --model pneumonia --output result",
+        )
+    )
+    add_reconstruct(
+        commands.add_parser(
+            "reconstruct",
+            parents=[common],
+            help="make a better image of a noisy one",
+            description=f"Denoise an image, with the deviation of the model's samples. {NOTICE}",
+            epilog="Example: dianet reconstruct noisy.nii.gz --model denoiser --output result",
+        )
+    )
     _add_evaluate(
         commands.add_parser(
             "evaluate",
@@ -122,47 +140,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images",
-        nargs="*",
-        type=Path,
-        metavar="IMAGE",
-        help="NIfTI, NRRD or MetaImage file, or a folder with a DICOM series; one per modality, in the order"
-        " of the model or of --modalities",
-    )
-    parser.add_argument(
-        "--modalities",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="what the images are, in their order, such as FLAIR T1; a model may do without some of its own."
-        " Default: what the file names say, else the order of the model",
-    )
-    parser.add_argument(
-        "--modality",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="an image by the name of its modality; may be repeated",
-    )
-    parser.add_argument(
-        "--model", required=True, metavar="NAME|DIR", help="see `dianet models`, or a model folder"
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output folder")
+    add_image_arguments(parser)
     parser.add_argument(
         "--roi",
         metavar="BOX|MASK",
         help="where to look: x1,x2,y1,y2,z1,z2 in mm (RAS, as 3D Slicer shows them), or the file of a mask"
         " whose bounding box is taken; default: the model finds it",
-    )
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=10,
-        metavar="T",
-        help="stochastic passes (default: 10); 0 for one plain pass",
     )
     parser.add_argument(
         "--explain",
@@ -183,9 +166,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         help="also write which path through the network counts most: reliable_path.nrrd; for models that fuse"
         " several",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the stochastic passes (default: 0)")
-    parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_run_arguments(parser)
     parser.set_defaults(run=_segment)
 
 
@@ -213,10 +194,10 @@ def _segment(options: argparse.Namespace) -> int:
 
     explain = tuple(options.explain)
     request = SegmentRequest(
-        images=_images(options),
+        images=image_sources(options),
         model=options.model,
         output=options.output,
-        roi=_roi(options.roi),
+        roi=region(options.roi),
         device=options.device,
         samples=options.samples,
         seed=options.seed,
@@ -240,6 +221,7 @@ def _summary(result: SegmentResult) -> str:
         [
             structure_table(prediction),
             "",
+            *classification_lines(prediction),
             region_line(result.regions, prediction),
             *(f"Warning: {text}" for text in prediction.warnings),
             timing_line(prediction.timings),
@@ -247,45 +229,6 @@ def _summary(result: SegmentResult) -> str:
             NOTICE,
         ]
     )
-
-
-def _images(options: argparse.Namespace) -> tuple[ImageSource, ...]:
-    from DIANetLib.worker.jobs import ImageSource
-
-    names = [name for text in options.modalities for name in text.split(",") if name]
-    if names and len(names) != len(options.images):
-        count = len(options.images)
-        raise InputError(
-            f"--modalities names {len(names)} ({', '.join(names)}), expected one for each of {count}"
-            f" image{'' if count == 1 else 's'}."
-        )
-    images = [
-        ImageSource(path, name)
-        for path, name in zip(options.images, names or [None] * len(options.images), strict=True)
-    ]
-    for text in options.modality:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            raise InputError(f"The modality {text!r} is not of the form NAME=PATH.")
-        images.append(ImageSource(Path(path), name))
-    return tuple(images)
-
-
-def _roi(text: str | None) -> Box | Path | None:
-    from DIANetLib.worker.jobs import box_from_ras
-
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        if Path(text).exists():
-            return Path(text)
-        raise InputError(
-            f"The region of interest {text!r} is neither a file nor six numbers.",
-            remedy="Give x1,x2,y1,y2,z1,z2 in mm, or the file of a mask.",
-        ) from None
-    return box_from_ras(numbers)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -334,14 +277,19 @@ def _models(options: argparse.Namespace) -> int:
             print(f"{entry.name}: cannot be used. {entry.problem}\n  {entry.path}")
             continue
         section = entry.metadata.dianet
-        inputs = ", ".join(modality.name for modality in section.modalities)
+        inputs = ", ".join(m.name if m.required else f"{m.name} (optional)" for m in section.modalities)
         found = ", ".join(structure.key for structure in section.structures)
         dice = section.figures.get("dice")  # a figure over cases, as `python -m training export` notes it
         mean = dice.get("mean") if isinstance(dice, dict) else dice
         figure = f", mean Dice {mean:.3f} on cases not trained on" if isinstance(mean, int | float) else ""
         print(f"{entry.name} {entry.metadata.version}: {entry.metadata.task}")
         print(f"  input: {inputs}; {section.size_bytes / 1e6:.1f} MB{figure}")
-        print(f"  structures: {found}")
+        if section.structures:
+            print(f"  structures: {found}")
+        if section.classes:
+            print(f"  classes: {', '.join(entry.key for entry in section.classes)}")
+        if section.reconstruction is not None:
+            print(f"  reconstructs: {section.reconstruction.task}")
         if section.localiser is not None:
             print(f"  finds where to look with: {section.localiser.model}")
         print(f"  {entry.metadata.copyright}")

@@ -26,13 +26,26 @@ if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
     from DIANetLib.inference.prediction import Prediction, Progress
 
-__all__ = ["guarded", "progress_display", "region_line", "structure_table", "table", "timing_line"]
+__all__ = [
+    "NOTICE",
+    "classification_lines",
+    "guarded",
+    "progress_display",
+    "region_line",
+    "structure_table",
+    "table",
+    "timing_line",
+]
+
+NOTICE = "For research use only. Not a medical device."
 
 _STAGES = {
     "read": "reading",
     "prepare": "preparing",
     "localise": "finding the region",
     "segment": "segmenting",
+    "classify": "classifying",
+    "reconstruct": "reconstructing",
     "restore": "restoring the grid",
     "explain": "explaining (Grad-CAM)",
     "inner": "reading attention",
@@ -128,6 +141,15 @@ def region_line(regions: Sequence[Region], prediction: Prediction) -> str:
         f"Most uncertain region (1 of {len(regions)}): {where}, at R {-x:.1f}, A {-y:.1f}, S {z:.1f} mm,"
         f" {worst.volume_mm3:.0f} mm³, of which {worst.expected_error_mm3:.0f} mm³ expected to be wrong"
     )
+
+
+def classification_lines(prediction: Prediction) -> list[str]:
+    """What the image, or each of its regions, was taken for as a whole; none for models without classes."""
+    return [
+        "Classification: "
+        + ", ".join(f"{c.name} {p:.2f}" for c, p in zip(found.classes, found.probabilities, strict=True))
+        for found in prediction.classifications
+    ]
 
 
 def timing_line(timings: Mapping[str, float]) -> str:

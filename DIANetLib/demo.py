@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, started: float) -> int:
-    from DIANetLib.worker.jobs import ImageSource, SegmentRequest, segment
+    from DIANetLib.worker.jobs import SegmentRequest, segment
+    from DIANetLib.worker.reading import ImageSource
 
     image = options.image or mni_head()
     print(f"Segmenting {image.name} with the model {options.model!r}", flush=True)

@@ -35,6 +35,7 @@ __all__ = [
     "Prepared",
     "PreprocessConfig",
     "RestoredLabels",
+    "deviation_of",
     "normalise",
     "on_one_grid",
     "part_of",
@@ -186,10 +187,7 @@ def normalise(array: npt.NDArray[Any], clip_percentiles: tuple[float, float] = (
     known = values.ravel() if whole else values[finite]
     if known.size == 0:
         raise InputError("the image has no finite voxel, so there is nothing to segment.")
-    low, high = np.percentile(known, clip_percentiles)
-    if not low < high:
-        # All that differs may lie in the clipped tails (a few bright voxels on black): keep the full range.
-        low, high = float(known.min()), float(known.max())
+    low, high = _clipped_range(known, clip_percentiles)
     np.clip(values, low, high, out=values)
     known = values.ravel() if whole else values[finite]
     mean, deviation = float(known.mean(dtype=np.float64)), float(known.std(dtype=np.float64))
@@ -203,6 +201,12 @@ def normalise(array: npt.NDArray[Any], clip_percentiles: tuple[float, float] = (
     if not whole:
         values[~finite] = 0.0
     return values
+
+
+def deviation_of(array: npt.NDArray[Any], clip_percentiles: tuple[float, float] = (0.5, 99.5)) -> float:
+    """What `normalise` divides by: the standard deviation of the clipped finite voxels."""
+    known = np.asarray(array, np.float32)[np.isfinite(array)]
+    return float(np.clip(known, *_clipped_range(known, clip_percentiles)).std(dtype=np.float64))
 
 
 def scale_by_magnitude(parts: FloatArray, percentile: float) -> FloatArray:
@@ -391,6 +395,14 @@ def on_one_grid(volumes: Sequence[Volume]) -> tuple[tuple[Volume, ...], tuple[st
         why = "their frames of reference agree" if known else "supposing that they share a frame of reference"
         warnings.append(f"{names} are on different grids; the former was resampled onto the latter, {why}.")
     return tuple(aligned), tuple(warnings)
+
+
+def _clipped_range(known: FloatArray, clip_percentiles: tuple[float, float]) -> tuple[float, float]:
+    low, high = np.percentile(known, clip_percentiles).tolist()
+    if not low < high:
+        # All that differs may lie in the clipped tails (a few bright voxels on black): keep the full range.
+        low, high = float(known.min()), float(known.max())
+    return low, high
 
 
 def _orientation(source: Geometry, config: PreprocessConfig) -> Orientation:

@@ -39,6 +39,8 @@ __all__ = [
 _READABLE = (
     "Expected NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd) or a folder of DICOM images."
 )
+# Levels by which the channels of a grey picture may differ: JPEG rounds each of them.
+_GREY_WITHIN = 2
 _WRITABLE = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
 
 
@@ -48,7 +50,7 @@ def read_volume(
     """Read a medical image.
 
     Args:
-        path: A NIfTI, NRRD or MetaImage file, or a folder with a DICOM series.
+        path: A NIfTI, NRRD or MetaImage file, a grey picture (PNG, JPEG), or a folder with a DICOM series.
         modality: Name of the modality, such as `"T1"`, to note in the volume.
         series: UID (or description) of the series to read from a DICOM folder that has several.
 
@@ -202,10 +204,21 @@ def _read_file(path: Path) -> Volume:
         if header.not_finite:
             raise _not_finite(str(path), header.not_finite, math.prod(header.sizes))
     name = path.name.removesuffix(".gz").removesuffix(path.suffix).removesuffix(".nii").removesuffix(".seg")
-    volume = from_sitk(load(path, header), name=name, source=str(path))
+    image = load(path, header)
+    volume = from_sitk(_grey(image) if header is None else image, name=name, source=str(path))
     if header is not None and header.affine is not None:
         volume = replace(volume, geometry=_exact_grid(volume.geometry, header.affine))
     return volume
+
+
+def _grey(picture: sitk.Image) -> sitk.Image:
+    """One channel of a picture that is grey although it has channels for colours; others as they are."""
+    if picture.GetNumberOfComponentsPerPixel() not in (3, 4):
+        return picture
+    red, green, blue = (sitk.VectorIndexSelectionCast(picture, channel) for channel in range(3))
+    values = sitk.GetArrayViewFromImage(red).astype(np.int64)
+    apart = max(int(np.abs(values - sitk.GetArrayViewFromImage(other)).max()) for other in (green, blue))
+    return green if apart <= _GREY_WITHIN else picture
 
 
 def _exact_grid(geometry: Geometry, sform: FloatArray) -> Geometry:

@@ -2,7 +2,8 @@
 """`report.html`: what was found and how sure the model is, on one page that needs no other file.
 
 Pictures are inline JPEGs, colour bars are drawn by the browser, all text is escaped. How pictures are made is
-in `report_pictures`, which slices are shown in `report_views`, how the page looks in `report_style`.
+in `report_pictures`, which slices are shown in `report_views`, what pages are put together from in
+`report_parts`, how they look in `report_style`.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING
 
-from DIANetLib import __version__
-from DIANetLib.formats.colormap import css_gradient
-from DIANetLib.formats.report_pictures import Color, data_uri
-from DIANetLib.formats.report_style import STYLE
-from DIANetLib.formats.report_views import SCALES, Panel, Row, RowKind, View, Views
-from DIANetLib.formats.result import (
-    EXPECTED_DICE_METHOD,
-    RESEARCH_USE_NOTICE,
-    mean_uncertainty,
+from DIANetLib.formats.class_report import class_section
+from DIANetLib.formats.report_parts import (
+    details,
+    encode,
+    figure,
+    notice,
+    number,
+    page,
+    scale,
+    table,
+    warnings,
 )
-from DIANetLib.inference.prediction import InnerMaps, ModelRef, PathMap, Prediction
+from DIANetLib.formats.report_pictures import Color
+from DIANetLib.formats.report_views import Panel, Row, View, Views
+from DIANetLib.formats.result import EXPECTED_DICE_METHOD, mean_uncertainty
+from DIANetLib.inference.prediction import InnerMaps, PathMap, Prediction
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Volume
 
@@ -31,26 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report"]
 
-_PICTURE_BYTES = 2_000_000  # of all data URIs together; base64 takes four bytes for three
-_QUALITIES = (88, 80, 70, 55, 40)
 _CLOSE_UPS = 6
-
-_SCALE_TEXT: Mapping[RowKind, str] = {
-    "total": "Entropy of the mean probabilities. Fixed scale: ln 2 is as unsure as between two equally "
-    "probable labels; values above it are drawn in the brightest colour.",
-    "epistemic": "What the model's samples disagree about (mutual information). Fixed scale; values above it "
-    "are drawn in the brightest colour.",
-    "attention": "What the network multiplies its features by: the mean over its scales, relative to the "
-    "map's own maximum. Laid over the image half transparent.",
-    "gradcam": "Which part of the image the model's score for this structure rests on, relative to the map's "
-    "own maximum. Laid over the image half transparent.",
-}
-_SCALE_UNIT: Mapping[RowKind, str] = {
-    "total": "nats",
-    "epistemic": "nats",
-    "attention": "relative",
-    "gradcam": "relative",
-}
 
 
 def render_report(
@@ -78,8 +65,11 @@ def render_report(
     detailed = [(view, views.rows(view)) for view in views.views]
     close_ups = [views.close_up(region.centre) for region in regions[:_CLOSE_UPS]]
     panels = [*overview.panels, *close_ups, *(p for _, rows in detailed for row in rows for p in row.panels)]
-    sources = _encode(panels)
+    sources = encode(panels)
 
+    models = [("Segmentation", prediction.model)]
+    if prediction.localiser is not None:
+        models.append(("Localiser", prediction.localiser))
     name = inputs[0].name or "image"
     title = f"DIANet report: {name}"
     when = (created or datetime.now(timezone.utc)).strftime("%Y-%m-%d %H:%M %Z").strip()
@@ -87,8 +77,8 @@ def render_report(
     body = [
         f"<header><h1>{escape(title)}</h1>",
         f'<p class="meta">{escape(_subtitle(prediction, when))}</p></header>',
-        f'<p class="notice" role="note">{_notice()}</p>',
-        _warnings([*prediction.warnings]),
+        f'<p class="notice" role="note">{notice()}</p>',
+        warnings([*prediction.warnings]),
         "<section><h2>Summary</h2>",
         '<ul class="summary">',
         *(f"<li>{_swatch(s.color)}{escape(_sentence(s, prediction))}</li>" for s in prediction.structures),
@@ -100,44 +90,12 @@ def render_report(
         "</section>",
         *(_view(view, rows, sources) for view, rows in detailed),
         "".join(f'<p class="meta">{escape(sentence)}</p>' for sentence in views.omitted),
+        class_section(prediction.classifications) if prediction.classifications else "",
         "" if inner.path is None else _paths(inner.path, prediction),
         _regions(regions, close_ups, by_value, sources),
-        _details(prediction, inputs),
+        details(inputs, models, prediction.timings, missing=prediction.missing_modalities),
     ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>",
-            f"<style>{STYLE}</style></head>",
-            "<body><main>",
-            *(part for part in body if part),
-            "</main></body></html>",
-            "",
-        ]
-    )
-
-
-def _encode(panels: Sequence[Panel]) -> dict[int, str]:
-    """Data URIs by the identity of their panel, at the best quality that keeps the page small."""
-    sources: dict[int, str] = {}
-    for quality in _QUALITIES:
-        sources = {id(panel): data_uri(panel.picture, quality) for panel in panels}
-        if sum(len(source) for source in sources.values()) <= _PICTURE_BYTES:
-            break
-    return sources
-
-
-def _notice() -> str:
-    first, rest = RESEARCH_USE_NOTICE.split(". ", 1)
-    return f"<strong>{escape(first)}.</strong> {escape(rest)}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return page(title, body)
 
 
 def _swatch(color: Color) -> str:
@@ -172,34 +130,6 @@ def _convention(prediction: Prediction) -> str:
     )
 
 
-def _warnings(sentences: Sequence[str]) -> str:
-    if not sentences:
-        return ""
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f'<section class="warnings"><h2>Warnings</h2><ul>{items}</ul></section>'
-
-
-def _table(
-    head: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], caption: str, note: str = ""
-) -> str:
-    """A table of ready HTML cells; `head` says of each column whether it holds numbers."""
-    columns = "".join(
-        f'<th scope="col"{" class=number" if number else ""}>{escape(text)}</th>' for text, number in head
-    )
-    lines = []
-    for row in rows:
-        cells = [f'<th scope="row">{row[0]}</th>']
-        cells += [
-            f"<td{' class=number' if number else ''}>{cell}</td>"
-            for cell, (_, number) in zip(row[1:], head[1:], strict=True)
-        ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return (f'<p class="meta">{escape(note)}</p>' if note else "") + (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
 def _structure_table(prediction: Prediction) -> str:
     means = mean_uncertainty(prediction)
     rows = []
@@ -208,10 +138,10 @@ def _structure_table(prediction: Prediction) -> str:
         rows.append(
             (
                 _swatch(s.color) + escape(s.name),
-                _number(prediction.volumes_ml[s.key], 2),
-                _number(prediction.confidence[s.key], 3),
-                _number(prediction.expected_dice[s.key], 3),
-                *(_number(mean[kind], 3) for kind in ("total", "aleatoric", "epistemic")),
+                number(prediction.volumes_ml[s.key], 2),
+                number(prediction.confidence[s.key], 3),
+                number(prediction.expected_dice[s.key], 3),
+                *(number(mean[kind], 3) for kind in ("total", "aleatoric", "epistemic")),
             )
         )
     head = [
@@ -227,30 +157,11 @@ def _structure_table(prediction: Prediction) -> str:
         "Expected confidence: mean calibrated probability over the structure's voxels. Expected Dice: "
         f"{EXPECTED_DICE_METHOD}. Uncertainty: mean over the structure's voxels; high means unsure."
     )
-    return f"<section><h2>Structures</h2>{_table(head, rows, 'Per structure', note)}</section>"
-
-
-def _color_bar(kind: RowKind) -> str:
-    top, unit = SCALES[kind], _SCALE_UNIT[kind]
-    end = "ln 2 ≈ 0.69" if kind == "total" else f"{top:g}"
-    label = f"Colour bar from 0 to {end} ({unit})"
-    ticks = "".join(f"<span>{text}</span>" for text in ("0", f"{top / 2:.2g}", f"{end} {unit}"))
-    return (
-        f'<div class="bar" role="img" aria-label="{escape(label)}">'
-        f'<div class="ramp" style="background:{css_gradient()}"></div><div class="ticks">{ticks}</div></div>'
-    )
-
-
-def _figure(panel: Panel, source: str) -> str:
-    width, height = panel.picture.size
-    return (
-        f'<figure><img src="{source}" alt="{escape(panel.alt)}" width="{width}" height="{height}">'
-        f"<figcaption>{escape(panel.caption)}</figcaption></figure>"
-    )
+    return f"<section><h2>Structures</h2>{table(head, rows, 'Per structure', note)}</section>"
 
 
 def _pictures(row: Row, sources: Mapping[int, str]) -> str:
-    figures = "".join(_figure(panel, sources[id(panel)]) for panel in row.panels)
+    figures = "".join(figure(panel, sources[id(panel)]) for panel in row.panels)
     return f'<div class="pictures">{figures}</div>'
 
 
@@ -262,9 +173,7 @@ def _view(view: View, rows: Sequence[Row], sources: Mapping[int, str]) -> str:
             chips = "".join(f"<span>{_swatch(s.color)}{escape(s.name)}</span>" for s in view.structures)
             parts.append(f'<p class="legend">{chips}</p>' if chips else "")
         else:
-            parts.append(
-                f'<div class="scale"><p>{escape(_SCALE_TEXT[row.kind])}</p>{_color_bar(row.kind)}</div>'
-            )
+            parts.append(scale(row.kind))
         parts.append(_pictures(row, sources))
     parts.append("</section>")
     return "\n".join(part for part in parts if part)
@@ -281,8 +190,8 @@ def _paths(path: PathMap, prediction: Prediction) -> str:
         "The segmentation fuses several paths through the network; per voxel the one that is surest counts "
         "most. reliable_path.nrrd shows which one that is."
     )
-    table = _table(head, rows, "Which path the segmentation relies on", note)
-    return f"<section><h2>Reliable path</h2>{table}</section>"
+    listed = table(head, rows, "Which path the segmentation relies on", note)
+    return f"<section><h2>Reliable path</h2>{listed}</section>"
 
 
 def _regions(
@@ -302,10 +211,10 @@ def _regions(
             (
                 str(region.rank),
                 escape(" / ".join(names)),
-                "{}, {}, {}".format(*(_number(v + 0.0, 1) for v in (-x, -y, z))),
-                _number(region.volume_mm3, 0),
-                _number(region.expected_error_mm3, 1),
-                _number(region.peak, 2),
+                "{}, {}, {}".format(*(number(v + 0.0, 1) for v in (-x, -y, z))),
+                number(region.volume_mm3, 0),
+                number(region.expected_error_mm3, 1),
+                number(region.peak, 2),
             )
         )
     head = [
@@ -321,58 +230,8 @@ def _regions(
         "region's volume. Centres are RAS coordinates (right, anterior, superior) in mm, as in 3D Slicer."
     )
     figures = "".join(
-        _figure(Panel(p.picture, p.alt, f"Rank {region.rank}: {p.caption}"), sources[id(p)])
+        figure(Panel(p.picture, p.alt, f"Rank {region.rank}: {p.caption}"), sources[id(p)])
         for region, p in zip(regions, close_ups, strict=False)
     )
-    table = _table(head, rows, "Ranked regions", note)
-    return f'{heading}{table}<div class="pictures small">{figures}</div></section>'
-
-
-def _details(prediction: Prediction, inputs: Sequence[Volume]) -> str:
-    images = []
-    for volume in inputs:
-        geometry = volume.geometry
-        images.append(
-            (
-                escape(volume.name or "image"),
-                escape(volume.modality or "–"),
-                "\u00a0×\u00a0".join(str(n) for n in geometry.size),
-                "\u00a0×\u00a0".join(f"{v:.3g}" for v in geometry.spacing),
-                escape(geometry.anatomical_axes),
-                f'<code class="file">{escape(volume.source or "–")}</code>',
-                f"<code>{volume.sha256()}</code>",
-            )
-        )
-    images += [("not given", escape(name), "–", "–", "–", "–", "–") for name in prediction.missing_modalities]
-    image_head = [
-        ("Image", False),
-        ("Modality", False),
-        ("Voxels (i, j, k)", False),
-        ("Spacing (mm)", False),
-        ("Axes", False),
-        ("File", False),
-        ("SHA-256 of the content", False),
-    ]
-    models = [_model_row("Segmentation", prediction.model)]
-    if prediction.localiser is not None:
-        models.append(_model_row("Localiser", prediction.localiser))
-    model_head = [
-        ("Used for", False),
-        ("Model", False),
-        ("Version", False),
-        ("SHA-256 of the weights", False),
-    ]
-    timings = [(escape(stage), _number(seconds, 2)) for stage, seconds in prediction.timings.items()]
-    parts = [
-        "<section><h2>How it was made</h2>",
-        _table(image_head, images, "Input images"),
-        _table(model_head, models, "Models"),
-        _table([("Stage", False), ("Time (s)", True)], timings, "Timings") if timings else "",
-        f'<p class="meta">DIANet {escape(__version__)}. Numbers for programs: '
-        "<code>result.json</code> and <code>regions.json</code> in the same folder.</p></section>",
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _model_row(role: str, model: ModelRef) -> tuple[str, str, str, str]:
-    return role, escape(model.name), escape(model.version), f"<code>{escape(model.sha256)}</code>"
+    listed = table(head, rows, "Ranked regions", note)
+    return f'{heading}{listed}<div class="pictures small">{figures}</div></section>'

@@ -7,12 +7,14 @@ put right; the map itself is what is shown.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from DIANetLib import __version__
+from DIANetLib.inference.classification import Classification
 from DIANetLib.inference.prediction import UNCERTAINTY_KINDS, ModelRef, PathMap, Prediction
 from DIANetLib.structures import Code, Structure
 from DIANetLib.volume import Geometry, Volume
@@ -22,7 +24,12 @@ __all__ = [
     "RESEARCH_USE_NOTICE",
     "RESULT_FORMAT",
     "RESULT_FORMAT_VERSION",
+    "classification_record",
+    "geometry_record",
+    "head_record",
+    "input_record",
     "mean_uncertainty",
+    "model_record",
     "result_record",
 ]
 
@@ -78,16 +85,12 @@ def result_record(
     """
     means = mean_uncertainty(prediction)
     return {
-        "format": RESULT_FORMAT,
-        "format_version": RESULT_FORMAT_VERSION,
-        "created": (created or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
-        "notice": RESEARCH_USE_NOTICE,
-        "software": {"dianet": __version__, "python": platform.python_version()},
-        "model": _model(prediction.model),
-        "localiser": None if prediction.localiser is None else _model(prediction.localiser),
-        "inputs": [_input(volume) for volume in inputs],
+        **head_record("segmentation", created),
+        "model": model_record(prediction.model),
+        "localiser": None if prediction.localiser is None else model_record(prediction.localiser),
+        "inputs": [input_record(volume) for volume in inputs],
         "missing_modalities": list(prediction.missing_modalities),
-        "geometry": _geometry(prediction.geometry),
+        "geometry": geometry_record(prediction.geometry),
         "device": prediction.device,
         "samples": prediction.samples,
         "timings_s": {stage: float(seconds) for stage, seconds in prediction.timings.items()},
@@ -95,10 +98,51 @@ def result_record(
             {"lo": list(box.lo), "hi": list(box.hi)} for box in prediction.regions_of_interest
         ],
         "structures": [_structure(s, prediction, means[s.key]) for s in prediction.structures],
+        "classification": [classification_record(found) for found in prediction.classifications],
         "reliable_path": None if path is None else _path(path, prediction),
         "low_confidence_regions": low_confidence_regions,
         "warnings": list(prediction.warnings),
         "files": dict(files),
+    }
+
+
+def head_record(task: str, created: datetime | None = None) -> dict[str, Any]:
+    """What every `result.json` begins with.
+
+    Args:
+        task: `"segmentation"`, `"classification"` or `"reconstruction"`.
+        created: Time of writing; now, in UTC, when None.
+    """
+    return {
+        "format": RESULT_FORMAT,
+        "format_version": RESULT_FORMAT_VERSION,
+        "task": task,
+        "created": (created or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+        "notice": RESEARCH_USE_NOTICE,
+        "software": {"dianet": __version__, "python": platform.python_version()},
+    }
+
+
+def classification_record(found: Classification) -> dict[str, Any]:
+    """What an image as a whole was taken for, as JSON types."""
+    return {
+        "predicted": found.classes[found.predicted].key,
+        "classes": [
+            {
+                "key": entry.key,
+                "name": entry.name,
+                "code": _code(entry.code),
+                "probability": p,
+                "standard_deviation": math.sqrt(v),
+            }
+            for entry, p, v in zip(found.classes, found.probabilities, found.variance, strict=True)
+        ],
+        "uncertainty_nats": {
+            "total": found.total,
+            "aleatoric": found.aleatoric,
+            "epistemic": found.epistemic,
+        },
+        "samples": found.samples,
     }
 
 
@@ -113,11 +157,12 @@ def _path(path: PathMap, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _model(model: ModelRef) -> dict[str, str]:
+def model_record(model: ModelRef) -> dict[str, str]:
+    """A model, as results name it."""
     return {"name": model.name, "version": model.version, "sha256": model.sha256}
 
 
-def _geometry(geometry: Geometry) -> dict[str, Any]:
+def geometry_record(geometry: Geometry) -> dict[str, Any]:
     """Tuples in the order (i, j, k), LPS mm; the rows of `direction` are L, P, S."""
     return {
         "space": "left-posterior-superior",
@@ -128,14 +173,15 @@ def _geometry(geometry: Geometry) -> dict[str, Any]:
     }
 
 
-def _input(volume: Volume) -> dict[str, Any]:
+def input_record(volume: Volume) -> dict[str, Any]:
+    """An input image, with the hash of its content."""
     return {
         "name": volume.name,
         "modality": volume.modality,
         "source": volume.source,
         "sha256": volume.sha256(),
         "sha256_of": "voxel type, voxels and grid as read",
-        "geometry": _geometry(volume.geometry),
+        "geometry": geometry_record(volume.geometry),
     }
 
 

@@ -9,18 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from DIANetLib.structures import Code
+
 if TYPE_CHECKING:
-    from DIANetLib.bundle_schema import ClassSpec
     from DIANetLib.inference.prediction import ModelRef
     from DIANetLib.preprocess import Prepared
     from DIANetLib.volume import Geometry, Volume
 
-__all__ = ["ClassMaps", "Classification", "Classified", "summarise"]
+__all__ = ["ClassLabel", "ClassMaps", "Classification", "Classified", "summarise"]
+
+
+class ClassLabel(Protocol):
+    """What a class is called; `DIANetLib.bundle_schema.ClassSpec` is one."""
+
+    @property
+    def key(self) -> str:
+        """Name for files and programs."""
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+
+    @property
+    def code(self) -> Code | None:
+        """Coded term, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Classification:
         samples: Stochastic passes; 0 is one plain pass, whose epistemic part is zero.
     """
 
-    classes: tuple[ClassSpec, ...]
+    classes: tuple[ClassLabel, ...]
     probabilities: tuple[float, ...]
     variance: tuple[float, ...]
     total: float
@@ -97,7 +114,7 @@ class ClassMaps:
 
 
 def summarise(
-    samples: npt.NDArray[np.floating], classes: Sequence[ClassSpec], *, stochastic: int
+    samples: npt.NDArray[np.floating], classes: Sequence[ClassLabel], *, stochastic: int
 ) -> Classification:
     """Mean, variance and uncertainty of the probabilities of T samples.
 

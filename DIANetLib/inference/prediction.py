@@ -18,6 +18,7 @@ import numpy.typing as npt
 from DIANetLib.errors import InputError
 
 if TYPE_CHECKING:
+    from DIANetLib.inference.classification import Classification
     from DIANetLib.structures import Structure
     from DIANetLib.volume import Geometry, Volume
 
@@ -184,6 +185,8 @@ class Prediction:
         probabilities: Mean probability per structure, float32, only on request.
         localiser: The model that found the regions of interest, if one did.
         missing_modalities: Names of the model's modalities that were not given.
+        classifications: What the image as a whole, or each region of interest, was taken for, where the model
+            has a classification head too.
     """
 
     geometry: Geometry
@@ -204,6 +207,7 @@ class Prediction:
     probabilities: Mapping[str, Volume] | None = None
     localiser: ModelRef | None = None
     missing_modalities: tuple[str, ...] = ()
+    classifications: tuple[Classification, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]

@@ -20,6 +20,7 @@ from DIANetLib.worker.protocol import ReviewOptions
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region
     from DIANetLib.bundle import LoadedModel
+    from DIANetLib.inference.classification import Classification
     from DIANetLib.inference.engine import Region as SeenRegion
     from DIANetLib.inference.engine import Segmenter
     from DIANetLib.volume import Volume
@@ -35,6 +36,7 @@ __all__ = [
     "check_options",
     "explain_seen",
     "find_places",
+    "or_on_the_cpu",
     "segment_case",
     "show_inner",
     "stop_if",
@@ -147,6 +149,10 @@ def segment_case(
             keys = [structure.key for structure in chosen]
             maps, more = explain_seen(model, seen, keys, report=report, cancel=cancel)
             warnings += more
+    if model.classes:
+        with _timed(timings, "classify"):
+            classified = _classified(model, seen, options, cancel)
+            prediction = replace(prediction, classifications=classified)
     inner = InnerMaps()
     wanted = _can_show(model) if options.inner == "available" else options.inner
     if wanted:
@@ -198,7 +204,7 @@ def explain_seen(
             cancel=cancel,
         )
 
-    return _or_on_the_cpu(run, seen.device, "Grad-CAM was")
+    return or_on_the_cpu(run, seen.device, "Grad-CAM was")
 
 
 def show_inner(
@@ -241,12 +247,12 @@ def show_inner(
             path = reliable_path(network, regions, image, window=window, cancel=cancel)
         return InnerMaps(attention, path)
 
-    maps = _or_on_the_cpu(run, seen.device, "Attention and reliable path were")
+    maps = or_on_the_cpu(run, seen.device, "Attention and reliable path were")
     report(Progress("inner", 1, 1))
     return maps
 
 
-def _or_on_the_cpu(run: Callable[[str], _Result], device: str, what: str) -> tuple[_Result, tuple[str, ...]]:
+def or_on_the_cpu(run: Callable[[str], _Result], device: str, what: str) -> tuple[_Result, tuple[str, ...]]:
     """Run on a device, or on the CPU where its memory is short; with a warning then."""
     from DIANetLib.inference.memory import is_out_of_memory
 
@@ -272,11 +278,23 @@ def find_places(
 
 
 def check_options(options: CaseOptions, model: LoadedModel) -> None:
-    """Refuse numbers out of range and structures that the model cannot find, before anything is computed.
+    """Refuse what the model cannot do, before anything is computed: numbers out of range, unknown structures.
 
     Raises:
         InputError: Naming what is wrong.
     """
+    if not model.structures:
+        does = [
+            f"it tells {', '.join(entry.key for entry in model.classes)} images apart"
+            if model.classes
+            else "",
+            f"it reconstructs images ({model.reconstruction.task})" if model.reconstruction else "",
+        ]
+        command = "classify" if model.classes else "reconstruct"
+        raise InputError(
+            f"The model {model.name!r} does not segment: {' and '.join(part for part in does if part)}.",
+            remedy=f"Use `dianet {command}`, or choose another model.",
+        )
     if options.samples < 0:
         raise InputError(f"The number of samples is {options.samples}, expected 0 or more.")
     if options.seed < 0:
@@ -306,6 +324,27 @@ def stop_if(cancel: Cancel | None) -> None:
     """Raise `Cancelled` if the user has asked to stop."""
     if cancel is not None and cancel():
         raise Cancelled
+
+
+def _classified(
+    model: LoadedModel, seen: Seen, options: CaseOptions, cancel: Cancel | None
+) -> tuple[Classification, ...]:
+    """What each region that was segmented is taken for as a whole."""
+    from DIANetLib.inference.classify import classify_prepared
+
+    return tuple(
+        classify_prepared(
+            model.network(seen.device),
+            region.prepared.array,
+            model.classes,
+            model.window,
+            available=region.available,
+            samples=options.samples,
+            seed=options.seed,
+            on_sample=lambda: stop_if(cancel),
+        )
+        for region in seen.regions
+    )
 
 
 def _can_show(model: LoadedModel) -> tuple[Inner, ...]:

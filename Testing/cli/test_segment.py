@@ -25,7 +25,8 @@ from DIANetLib.network import FusionConfig
 from DIANetLib.network.config import AttentionConfig, ReliablePathConfig
 from DIANetLib.volume import Geometry, Volume
 from DIANetLib.worker import case, jobs
-from DIANetLib.worker.jobs import ImageSource, SegmentRequest, assign_modalities, box_from_ras, segment
+from DIANetLib.worker.jobs import SegmentRequest, segment
+from DIANetLib.worker.reading import ImageSource, assign_modalities, box_from_ras, box_of_mask
 from Testing.bundle.tiny import CONFIG, localiser, write_bundle
 
 GRID = Geometry((9, 13, 10), (1.0, 1.0, 1.0), (5.0, -3.0, 7.0), np.diag([-1.0, -1.0, 1.0]))
@@ -161,7 +162,7 @@ def test_a_region_of_interest_may_be_a_box_or_a_mask(place: Path, tmp_path: Path
     mask = np.zeros(GRID.shape, np.uint8)
     mask[1:9, 2:10, 1:9] = 1
     write_volume(image().with_array(mask), tmp_path / "mask.nii.gz")
-    box = jobs._box_of_mask(tmp_path / "mask.nii.gz")
+    box = box_of_mask(tmp_path / "mask.nii.gz")
     np.testing.assert_allclose(box.lo, [5 - 8.5, -3 - 9.5, 7 + 0.5])
     np.testing.assert_allclose(box.hi, [5 - 0.5, -3 - 1.5, 7 + 8.5])
     found = segment(request(place, tmp_path / "o", roi=tmp_path / "mask.nii.gz", explain="none"))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from DIANetLib.acwi.review import find_regions
-from DIANetLib.formats import report
+from DIANetLib.formats import report_parts
 from DIANetLib.formats.colormap import color_table, css_gradient
 from DIANetLib.formats.report import render_report
 from DIANetLib.formats.report_pictures import AXIAL, CORONAL, PLANES, SAGITTAL, Display, Frame, grey_window
@@ -339,7 +339,7 @@ def test_many_regions_of_interest_are_cut_short_and_it_is_said(case):
 
 def test_pictures_lose_quality_rather_than_make_the_page_large(case, monkeypatch):
     full = render_report(case.prediction, case.gradcam, [case.image])
-    monkeypatch.setattr(report, "_PICTURE_BYTES", 1)
+    monkeypatch.setattr(report_parts, "_PICTURE_BYTES", 1)
     assert len(render_report(case.prediction, case.gradcam, [case.image])) < 0.8 * len(full)
 
 
