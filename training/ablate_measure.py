@@ -22,7 +22,7 @@ from training.block_use import block_use
 from training.config import TrainingConfig
 from training.datasets import PreparedCase
 from training.distributed import Context, autocast_type
-from training.loop import model_on
+from training.fit_state import model_on
 from training.objective import Objective
 from training.predict import predict_mean, structure_dice
 from training.priors import Priors

@@ -7,7 +7,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from DIANetLib.errors import InputError
-from DIANetLib.network import DIANet
-from training.adversary import Adversary
+from DIANetLib.network import DIANet, DIANetOutput
 from training.augment import PatchStream
 from training.baselines import build_model
 from training.batch import Batch, Reader
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import OptimiserConfig, TrainingConfig, parse_config
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import OptimiserConfig, TrainingConfig
 from training.datasets import PreparedCase
 from training.distributed import Context, autocast_type
 from training.fit_log import FitLog
+from training.fit_state import FitState, begin, check_same_fit, go_on
 from training.objective import Objective
-from training.priors import Priors, learn_priors
-from training.start import Start, take_over
+from training.priors import Priors
+from training.start import Start
 from training.validation import validate
-from training.weights import WeightAverage
 
 #: Steps between two lines of the log.
 LOG_EVERY = 50
@@ -45,35 +43,6 @@ class FitResult:
     step: int
     best_score: float
     checkpoint: Path
-
-
-@dataclass
-class _State:
-    """All that changes during a fit."""
-
-    model: DIANet
-    optimiser: torch.optim.Optimizer
-    average: WeightAverage
-    adversary: Adversary | None
-    priors: Priors
-    start: str
-    step: int = 0
-    best: float = -1.0
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def snapshot(self, config: TrainingConfig, fold: int) -> Checkpoint:
-        return Checkpoint(
-            step=self.step,
-            best_score=self.best,
-            config=config.model_dump(mode="json"),
-            fold=fold,
-            model=self.model.state_dict(),
-            ema=self.average.values,
-            optimiser=self.optimiser.state_dict(),
-            start=self.start,
-            extras=self.priors.stored(),
-            adversary=self.adversary.state_dict() if self.adversary else None,
-        )
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
@@ -124,52 +93,27 @@ def fit(
     latest = output / "checkpoint.pt"
     found = load_checkpoint(latest) if resume and latest.is_file() else None
     if found is not None:
-        _check_same_fit(found, config, fold, start, latest)
-    state = _begin(config, train, context, start) if found is None else _resume(config, found, context)
+        check_same_fit(found, config, fold, start, latest)
+    state = begin(config, train, context, start) if found is None else go_on(config, found, context)
     settings = config.optimiser
     if state.step >= settings.steps:
         return FitResult(state.step, state.best, latest)
     output.mkdir(parents=True, exist_ok=True)
-    objective = _objective(config, train, state.priors).to(context.device)
-    runner = context.wrap(torch.compile(state.model) if settings.compile else state.model)  # type: ignore[arg-type]
-    precision = autocast_type(settings, context.device)
-    scaler = torch.amp.GradScaler(context.device.type, enabled=precision is torch.float16)
+    steps = _Steps(config, state, _objective(config, train, state.priors), context)
     log = FitLog(output, state.step) if context.leads else None
     bar = tqdm(total=settings.steps, initial=state.step, desc="fit", unit="step", disable=not context.leads)
     best_text = f"{state.best:.4f}" if state.best >= 0 else "-"
     with closing(bar):
         for batch in _batches(config, train, context, state.step, workers):
-            rate = learning_rate(settings, state.step)
-            for group in state.optimiser.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(_step_seed(config.seed, state.step, context.rank))
-            state.model.train()
-            with torch.autocast(context.device.type, precision, enabled=precision is not None):
-                output_ = runner(batch.images, available=batch.available, operator=batch.operator)
-            loss = objective(output_, batch)
-            total, terms = loss.total, dict(loss.terms)
-            vectors = None
-            if state.adversary is not None and output_.h is not None:
-                vectors = state.adversary.vectors(output_.h)
-                total = total + state.adversary.encoder_term(vectors, state.step)
-            state.optimiser.zero_grad(set_to_none=True)
-            scaler.scale(total).backward()
-            scaler.unscale_(state.optimiser)
-            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip)
-            scaler.step(state.optimiser)
-            scaler.update()
-            if state.adversary is not None and vectors is not None:
-                terms |= state.adversary.learn(vectors)
-            state.step += 1
-            state.average.update(state.model, state.step)
+            terms = steps.take(batch)
             bar.update()
-            bar.set_postfix_str(f"loss {float(total.detach()):.3f}, score {best_text}", refresh=False)
+            bar.set_postfix_str(f"loss {float(terms['loss']):.3f}, score {best_text}", refresh=False)
             ended = state.step == settings.steps
             if state.step % LOG_EVERY == 0 or ended:
-                terms |= {"loss": total.detach(), **_block_figures(state.model)}
+                terms |= _block_figures(state.model)
                 numbers = {name: context.mean(value) for name, value in terms.items()}
                 if log is not None:
-                    log.record(state.step, {**numbers, "rate": rate, "gradient_norm": float(norm)})
+                    log.record(state.step, numbers)
             if (state.step % config.validate_every == 0 or ended) and log is not None:
                 measured = validate(config, _averaged(config, state, context.device), validation)
                 figures = {**measured.figures, "score": measured.score}
@@ -189,61 +133,56 @@ def fit(
     return FitResult(state.step, state.best, latest)
 
 
-def _begin(
-    config: TrainingConfig, train: Sequence[PreparedCase], context: Context, start: Start | None
-) -> _State:
-    """A fit before its first step."""
-    model = model_on(config, context.device)
-    if start is not None:
-        taken = take_over(model, start)
-        if context.leads:
-            tqdm.write(f"started from {start.folder} ({start.step} steps); {taken.describe()}")
-    priors = learn_priors(config, train).to(context.device)
-    sha256 = start.sha256 if start is not None else ""
-    return _State(
-        model,
-        _optimiser(config, model),
-        WeightAverage(model, config.optimiser.ema_decay),
-        _adversary(config, context),
-        priors,
-        sha256,
-    )
+class _Steps:
+    """Takes the steps of a fit.
 
+    Args:
+        config: what is fitted.
+        state: what each step changes.
+        objective: what each step makes smaller.
+        context: this process among its peers.
+    """
 
-def _resume(config: TrainingConfig, found: Checkpoint, context: Context) -> _State:
-    """A fit as it was when its checkpoint was written."""
-    model = model_on(config, context.device)
-    model.load_state_dict(found.model)
-    optimiser = _optimiser(config, model)
-    optimiser.load_state_dict(found.optimiser)
-    average = WeightAverage(model, config.optimiser.ema_decay)
-    average.values = {name: value.to(context.device) for name, value in found.ema.items()}
-    adversary = _adversary(config, context)
-    if adversary is not None and found.adversary is not None:
-        adversary.load_state_dict(found.adversary)
-    priors = Priors.restored(found.extras).to(context.device)
-    return _State(model, optimiser, average, adversary, priors, found.start, found.step, found.best_score)
+    def __init__(
+        self, config: TrainingConfig, state: FitState, objective: Objective, context: Context
+    ) -> None:
+        settings = config.optimiser
+        self.config, self.state, self.context = config, state, context
+        self.objective = objective.to(context.device)
+        model: Any = torch.compile(state.model) if settings.compile else state.model
+        self.runner = context.wrap(model)
+        self.precision = autocast_type(settings, context.device)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.precision is torch.float16)
 
-
-def model_on(config: TrainingConfig, device: torch.device) -> DIANet:
-    """The network as it is fitted, with its weights laid out as the device's convolutions like it."""
-    model = build_model(config).to(device)
-    # On a CPU the normalisation, which wants channels first, would turn every map around and back again.
-    if config.network.spatial_dims == 3 and device.type == "cuda":
-        return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return model
-
-
-def _optimiser(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
-    settings = config.optimiser
-    return torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-
-
-def _adversary(config: TrainingConfig, context: Context) -> Adversary | None:
-    term, latent = config.objective.adversarial, config.network.latent
-    return Adversary(term, latent.channels, context) if term is not None and latent is not None else None
+    def take(self, batch: Batch) -> dict[str, Tensor]:
+        """One step; returns the terms of its loss, the loss, the learning rate and the gradient's norm."""
+        config, state = self.config, self.state
+        rate = learning_rate(config.optimiser, state.step)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_step_seed(config.seed, state.step, self.context.rank))
+        state.model.train()
+        with torch.autocast(self.context.device.type, self.precision, enabled=self.precision is not None):
+            output: DIANetOutput = self.runner(
+                batch.images, available=batch.available, operator=batch.operator
+            )
+        loss = self.objective(output, batch)
+        total, vectors = loss.total, None
+        if state.adversary is not None and output.h is not None:
+            vectors = state.adversary.vectors(output.h)
+            total = total + state.adversary.encoder_term(vectors, state.step)
+        state.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(state.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimiser.gradient_clip)
+        self.scaler.step(state.optimiser)
+        self.scaler.update()
+        found = {**loss.terms, "loss": total.detach(), "rate": torch.tensor(rate), "gradient_norm": norm}
+        if state.adversary is not None and vectors is not None:
+            found |= state.adversary.learn(vectors)
+        state.step += 1
+        state.average.update(state.model, state.step)
+        return found
 
 
 def _objective(config: TrainingConfig, train: Sequence[PreparedCase], priors: Priors) -> Objective:
@@ -255,7 +194,7 @@ def _objective(config: TrainingConfig, train: Sequence[PreparedCase], priors: Pr
     return Objective(config.objective, config.tasks, counts.tolist() if classes else None, priors)
 
 
-def _averaged(config: TrainingConfig, state: _State, device: torch.device) -> nn.Module:
+def _averaged(config: TrainingConfig, state: FitState, device: torch.device) -> nn.Module:
     """The network with the averaged weights, in evaluation mode; the random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(config).to(device)
@@ -319,20 +258,3 @@ def _leave_signals_to_parent(_: int) -> None:
     """Let Ctrl-C, which a terminal sends to every process, be answered by the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _check_same_fit(
-    found: Checkpoint, config: TrainingConfig, fold: int, start: Start | None, path: Path
-) -> None:
-    ours: dict[str, Any] = config.signature()
-    theirs = parse_config(found.config, str(path)).signature()
-    differing = sorted(key for key in ours if ours[key] != theirs[key])
-    if fold != found.fold:
-        differing.append("fold")
-    if start is not None and start.sha256 != found.start:
-        differing.append("start")
-    if differing:
-        raise InputError(
-            f"checkpoint {path} belongs to another fit: {', '.join(differing)} differ.",
-            remedy="Give another --output, or --restart to begin anew.",
-        )

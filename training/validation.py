@@ -108,7 +108,10 @@ def _psnr(config: TrainingConfig, model: nn.Module, case: PreparedCase, number: 
     observed = torch.stack([patch.image for patch in made]).to(device)
     operator = operator_of(task, torch.stack([patch.mask for patch in made]).to(device))
     clean = torch.stack([patch.clean for patch in made])
-    found = model(observed, operator=operator).reconstructed.image.float().cpu()
+    there = None
+    if not all(case.available):
+        there = torch.tensor(case.available, device=device).expand(len(observed), -1)
+    found = model(observed, available=there, operator=operator).reconstructed.image.float().cpu()
     error = (found - clean).square().flatten(1).mean(1).clamp_min(1e-12)
     extent = clean.flatten(1).amax(1) - clean.flatten(1).amin(1)
     return float((20.0 * torch.log10(extent.clamp_min(1e-6)) - 10.0 * torch.log10(error)).mean())

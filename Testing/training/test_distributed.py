@@ -26,17 +26,17 @@ STEPS = 3
 SCRIPT = """
 import os, sys
 import torch
-import training.loop
+import training.fit_state
 from training.__main__ import main
 
 made = []
-build = training.loop.build_model
+build = training.fit_state.build_model
 
 def recorded(config):
     made.append(build(config))
     return made[-1]
 
-training.loop.build_model = recorded
+training.fit_state.build_model = recorded
 torch.set_num_threads(1)
 status = main(sys.argv[2:])
 torch.save(made[0].state_dict(), os.path.join(sys.argv[1], f"rank{os.environ['RANK']}.pt"))
