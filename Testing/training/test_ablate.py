@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from DIANetLib.errors import ConfigError, InputError
-from DIANetLib.network import DIANet
+from DIANetLib.losses.cut import CutPrior
+from DIANetLib.network import DIANet, DIANetOutput, SegmentationOutput
 from Testing.training.tiny import config, write_config
 from training.__main__ import main
 from training.ablate_arms import arm_config, arms_of, chosen_arms
@@ -101,6 +103,35 @@ def test_paths_are_measured_one_by_one(cases: list[PreparedCase]):
     assert figures["discriminator_accuracy"] == pytest.approx(0.55)
 
 
+class Echo(torch.nn.Module):
+    """Segments an image that holds class numbers as that, moved by some slices along j."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        self.shift = shift
+        self.idle = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor, *, available: torch.Tensor | None = None) -> DIANetOutput:
+        labels = x[:, 0].round().long().roll(self.shift, 2)
+        logits = 50.0 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1)
+        return DIANetOutput(SegmentationOutput(logits.float()))
+
+
+def test_dice_and_the_error_of_the_cut_follow_the_hand_worked_example():
+    labels = np.zeros((4, 16, 4), np.uint8)
+    labels[:, 2:6], labels[:, 6:12] = 1, 2
+    case = PreparedCase("box", labels[None].astype(np.float32), labels)
+    cut = CutPrior(lower=1, upper=2, axis=1, mean=0.4, deviation=0.1)
+
+    row = measure_cases(Echo(2), config(**SETTINGS), [case], cut)["box"]
+
+    assert row["cut_error_mm"] == pytest.approx(2.0)
+    assert row["front"] == pytest.approx(0.5)  # 2 of 4 slices
+    assert row["back"] == pytest.approx(4 / 6)
+    assert row["dice"] == pytest.approx((0.5 + 4 / 6) / 2)
+    assert "cut_error_mm" not in measure_cases(Echo(0), config(**SETTINGS), [case], None)["box"]
+
+
 @pytest.fixture(scope="module")
 def ablated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablated")
@@ -149,6 +180,34 @@ class TestAblating:
     def test_another_budget_in_the_same_folder_is_refused(self, ablated: Path, data: Path, capsys):
         assert main([*_command(ablated, data), "--steps", "5", "--arms", "n1"]) == 2
         assert "holds an ablation of another steps" in capsys.readouterr().err
+
+    def test_one_folder_is_not_fitted_by_two_processes(self, ablated: Path, data: Path, capsys):
+        fcntl = pytest.importorskip("fcntl")
+        folder = ablated / "out" / "arms" / "attention" / "seed-1"
+        folder.mkdir(parents=True)
+        with (folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert main([*_command(ablated, data), "--arms", "attention"]) == 2
+        assert "another process is fitting in" in capsys.readouterr().err
+
+    def test_a_stopped_ablation_says_how_to_go_on_and_does(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ):
+        asked = iter([False, True])
+
+        @contextmanager
+        def stops():
+            yield lambda: next(asked, False)
+
+        monkeypatch.setattr("training.ablate.stop_request", stops)
+        write_config(tmp_path / "c.yaml", **SETTINGS)
+        command = [*_command(tmp_path, data)[:-4], "--device", "cpu", "--arms", "n1"]
+
+        assert main(command) == 130
+        said = capsys.readouterr().err
+        assert "at step 2 of 4. Go on with: python -m training ablate" in said
+        assert main(command) == 0
+        assert load_checkpoint(tmp_path / "out" / "arms" / "n1" / "seed-1" / "checkpoint.pt").step == 4
 
 
 def _measured(folder: Path, arm: str, part: str, dice: list[float], **more: Any) -> None:
