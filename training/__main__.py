@@ -59,12 +59,13 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from training.config import load_config
     from training.data_folder import data_folder
     from training.distributed import single_device
     from training.evaluate import evaluate
     from training.printed import print_summary
 
-    config = _config(options)
+    config, other = _config(options), options.elsewhere
     summary = evaluate(
         config,
         data_folder(config.data, options.data, download=False),
@@ -76,12 +77,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
         limit=options.limit,
         subsets=options.subsets,
+        elsewhere=None if other is None else (load_config(other[0]), other[1]),
         against=options.against,
         pictures=options.pictures,
         command=options.command_line,
     )
     print_summary(summary)
-    print(f"written: {options.output / 'evaluation'}")
+    print(f"written: {options.output / summary['folder']}")
 
 
 def _pool(options: argparse.Namespace) -> None:
@@ -197,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_count, default=0, metavar="N", help="of samples and bootstrap (default: 0)")
     add("--limit", type=_count, metavar="N", help="only the first N cases, for a quick look")
     add("--subsets", action="store_true", help="segment with every subset of the modalities too")
+    add("--elsewhere", nargs=2, type=Path, metavar=("CONFIG", "DIR"), help=_ELSEWHERE_HELP)
     add("--against", type=Path, metavar="DIR", help=_AGAINST_HELP)
     add("--pictures", type=Path, metavar="DIR", help=_PICTURES_HELP)
 
@@ -242,6 +245,7 @@ _SET_HELP = "settings that replace CONFIG's, such as optimiser.steps=100"
 _FROM_HELP = "--output of another fit whose weights this one starts from; blocks that it lacks start as built"
 _WARM_UP_HELP = "fit the plain network so many steps first, and start every arm from it (default: 0)"
 _START_HELP = "--output of a fit of the plain network that every arm starts from"
+_ELSEWHERE_HELP = "judge all cases of another data set, read as CONFIG says, in place of the held-out ones"
 _AGAINST_HELP = "another fit (or pooled fits) evaluated on the same cases: paired differences"
 _PICTURES_HELP = "folder for pictures of reconstructions, and of what a classification looks at"
 _CHECK_HELP = "unseen cases on which float16 weights are compared with float32 (default: 8)"

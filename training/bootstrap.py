@@ -29,7 +29,7 @@ class Estimate:
 
     Attributes:
         value: the figure; NaN where it is not defined.
-        interval_95: percentile interval; NaN where the figure is defined in no resampling.
+        interval_95: percentile interval; NaN where there is one group, or no resampling defines the figure.
         n: number of cases.
     """
 
@@ -80,7 +80,8 @@ def estimates(
     if count < 1:
         raise InputError("expected at least one case to compute figures of, got none.")
     whole = figures(np.arange(count))
-    drawn = [figures(chosen) for chosen in _resampled(count, groups, draws, seed)]
+    single = len(set(range(count) if groups is None else groups)) < 2
+    drawn = [] if single else [figures(chosen) for chosen in _resampled(count, groups, draws, seed)]
     return {
         name: Estimate(value, _interval([part[name] for part in drawn]), count)
         for name, value in whole.items()

@@ -59,6 +59,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     subsets: bool = False,
+    elsewhere: tuple[TrainingConfig, Path] | None = None,
     against: Path | None = None,
     pictures: Path | None = None,
     command: str = "",
@@ -76,6 +77,9 @@ def evaluate(
         seed: of the samples, the masks of k-space and the bootstrap.
         limit: evaluate only the first so many held-out cases (a quick look).
         subsets: segment with every non-empty subset of the modalities too.
+        elsewhere: another data set, of which every case is judged in place of the held-out ones: the
+            configuration whose `data` says how it is read, and its folder. What is found is written to
+            OUTPUT/evaluation-NAME.
         against: folder of another fit that was evaluated on the same cases, for paired differences.
         pictures: folder for pictures of what classifications look at and of reconstructions.
         command: how this was called, for the record.
@@ -91,28 +95,35 @@ def evaluate(
     cases = {case.name: case for case in find_cases(data, config.data)}
     split = split_cases(list(cases.values()), config.data, fitted.fold)
     check_split(split, output)
-    folder = output / "evaluation"
+    judged, folder = [cases[name] for name in split.held_out], output / "evaluation"
+    if elsewhere is not None:
+        check_elsewhere(config, elsewhere[0])
+        judged = list(find_cases(elsewhere[1], elsewhere[0].data))
+        folder = output / f"evaluation-{elsewhere[0].name}"
     trial = Trial(
         fitted,
         fitted.network(device),
-        held_out=tuple(cases[name] for name in split.held_out[: limit or None]),
+        held_out=tuple(judged[: limit or None]),
         inner=tuple(cases[name] for name in split.inner),
         folder=folder / "cases",
         samples=samples,
         seed=seed,
+        elsewhere=None if elsewhere is None else elsewhere[0].data,
     )
     summary = {
         "format": "dianet-fit-evaluation",
         "format_version": FORMAT_VERSION,
         "model": config.name,
         "baseline": config.baseline,
+        "elsewhere": None if elsewhere is None else elsewhere[0].name,
         "fold": fitted.fold,
         "folds": config.data.folds,
+        "folder": folder.name,
         "cases": len(trial.held_out),
-        "held_out": list(split.held_out),
+        "held_out": [case.name for case in judged],
         "inner": list(split.inner),
         "fitted_cases": len(split.train),
-        "limited": len(trial.held_out) < len(split.held_out),
+        "limited": len(trial.held_out) < len(judged),
         "step": fitted.step,
         "steps": fitted.fitted.optimiser.steps,
         "parameters": sum(value.numel() for value in trial.network.parameters()),
@@ -127,11 +138,11 @@ def evaluate(
         summary["classification"] = _classification(trial, folder)
     if config.network.reconstruction is not None:
         summary["reconstruction"] = _reconstruction(trial, folder)
-    prepared = [load_case(case, fitted.config) for case in track(trial.held_out, "blocks", unit="case")]
+    prepared = [load_case(case, trial.reading) for case in track(trial.held_out, "blocks", unit="case")]
     summary |= block_use(trial.network, prepared, config.window_kji, seed=seed)
     if against is not None:
         write_json(folder / "summary.json", summary)  # `compare` looks for it
-        summary["against"] = compare(output, against, seed=seed)
+        summary["against"] = compare(folder, against, seed=seed)
     if pictures is not None:
         from training.pictures import write_pictures
 
@@ -145,6 +156,21 @@ def evaluate(
     summary = finite(summary)
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def check_elsewhere(config: TrainingConfig, other: TrainingConfig) -> None:
+    """Find out whether cases of another data set can be judged by what the model puts out.
+
+    Raises:
+        InputError: if they have other structures or classes.
+    """
+    for name in ("structures", "targets"):
+        ours, theirs = ([part.key for part in getattr(of.data, name)] for of in (config, other))
+        if ours != theirs:
+            raise InputError(
+                f"expected the data.{name} of {config.name!r} ({', '.join(ours) or 'none'}) in the data set"
+                f" {other.name!r} too, got {', '.join(theirs) or 'none'}."
+            )
 
 
 def check_split(split: Split, output: Path) -> None:

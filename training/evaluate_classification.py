@@ -113,7 +113,7 @@ def classified_cases(trial: Trial, temperature: float) -> list[ClassifiedCase]:
         raise InputError("no held-out case has a class to compare a classification with.")
     found = []
     for case in track(cases, "classification", unit="case"):
-        prepared = load_case(case, trial.fitted.config)
+        prepared = load_case(case, trial.reading)
         calibrated = _classified(trial, prepared, temperature, trial.samples)
         plain = _classified(trial, prepared, 1.0, 0)
         assert case.target is not None  # only such cases come here

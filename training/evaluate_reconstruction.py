@@ -20,6 +20,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from DIANetLib.errors import InputError
+from DIANetLib.inference.sliding_window import round_up, whole_window
 from DIANetLib.network import DIANet
 from DIANetLib.operators import Denoising, ForwardOperator, cartesian_masks, complex_channels, consistent
 from training.bootstrap import differences, estimates, means_of
@@ -127,9 +128,17 @@ def levels(task: ReconstructionTask) -> list[tuple[str, float]]:
 
 @torch.inference_mode()
 def restore_rows(network: DIANet, observed: Tensor, config: TrainingConfig) -> Tensor:
-    """The mean pass over windows of observed images, (B, C, *S) to the same."""
-    window = config.window_kji
-    roi = window[1:] if network.config.spatial_dims == 2 else window
+    """The mean pass over observed images, (B, C, *S) to the same.
+
+    What a line of k-space lacks is spread over the whole image, so slices are read whole, and volumes if they
+    are not much larger than the window.
+    """
+    size, divisor = tuple(observed.shape[2:]), network.divisor
+    if network.config.spatial_dims == 2:
+        window = config.window_kji[1:]
+        roi = tuple(round_up(max(n, w), d) for n, w, d in zip(size, window, divisor, strict=True))
+    else:
+        roi = whole_window(size, config.window_kji, divisor) or config.window_kji
 
     def image(patch: Tensor) -> Tensor:
         return network(patch).reconstructed.image.float()
@@ -143,7 +152,7 @@ def reconstruction_rows(trial: Trial) -> list[SliceRow]:
     """Degrade, restore and score the held-out cases, slice by slice."""
     rows: list[SliceRow] = []
     for case in track(trial.held_out, "reconstruction", unit="case"):
-        prepared = load_case(case, trial.fitted.config)
+        prepared = load_case(case, trial.reading)
         for found in restore_case(trial.network, prepared, trial.config, seed=trial.seed):
             rows += _slice_rows(case, found)
     if not rows:

@@ -93,9 +93,9 @@ def segmentation_scores(trial: Trial, temperature: float) -> list[CaseScore]:
 
 
 def _score(trial: Trial, case: Case, engines: Sequence[Segmenter]) -> CaseScore:
-    source = read_case(case, trial.fitted.config.data)
+    source = read_case(case, trial.reading.data)
     assert source.labels is not None  # only cases with labels come here
-    volumes = named_volumes(source, trial.config)
+    volumes = named_volumes(source, trial.reading)
     calibrated, uncalibrated, single = (
         engine.segment(volumes, samples=count, seed=trial.seed)
         for engine, count in zip(engines, (trial.samples, trial.samples, 0), strict=True)

@@ -75,7 +75,7 @@ def _of_each_class(trial: Trial) -> list[Case]:
 
 
 def _classification_row(trial: Trial, network: DIANet, case: Case) -> list[Image.Image]:
-    prepared = load_case(case, trial.fitted.config)
+    prepared = load_case(case, trial.reading)
     flat = network.config.spatial_dims == 2
     windows = whole_image_windows(network, prepared.image.shape[1:], window_of(trial.config))
     part = windows[len(windows) // 2]
@@ -102,7 +102,7 @@ def _classification_row(trial: Trial, network: DIANet, case: Case) -> list[Image
 def _reconstruction_rows(
     trial: Trial, network: DIANet, case: Case
 ) -> Iterator[tuple[str, list[Image.Image]]]:
-    prepared: PreparedCase = load_case(case, trial.fitted.config)
+    prepared: PreparedCase = load_case(case, trial.reading)
     for found in restore_case(network, prepared, trial.config, seed=trial.seed):
         clean, given, restored = (
             shown(image[None], found.clean[None])[0]

@@ -22,6 +22,8 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     console = console or Console(width=None if sys.stdout.isatty() else _WIDTH)
     folds = summary.get("pooled_folds")
     fold = f"fold {summary['fold']}" if folds is None else f"{len(folds)} of {summary['folds']} folds pooled"
+    if summary.get("elsewhere"):
+        fold += f", judged on {summary['elsewhere']}"
     peer = f" (baseline: {summary['baseline']})" if summary.get("baseline") else ""
     console.print(
         f"{summary['model']}{peer}, {fold}: {summary['cases']} cases not trained on, T = {summary['samples']}"

@@ -116,10 +116,10 @@ class _AnySubset(TrialModel):
 
 
 def _case_scores(trial: Trial, case: Case, engine: Segmenter) -> Iterator[SubsetScore]:
-    source = read_case(case, trial.fitted.config.data)
+    source = read_case(case, trial.reading.data)
     assert source.labels is not None  # only cases with labels come here
     # One grid for all subsets, that of the labels.
-    volumes, _ = on_one_grid(named_volumes(source, trial.config))
+    volumes, _ = on_one_grid(named_volumes(source, trial.reading))
     modalities = [str(volume.modality) for volume in volumes]
     for subset in subsets_of(modalities):
         chosen = [volume for volume in volumes if volume.modality in subset]

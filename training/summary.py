@@ -43,7 +43,8 @@ class Statistic:
         median: median.
         sd: sample standard deviation; NaN for one case.
         n: cases counted.
-        interval_95: percentile bootstrap interval of the mean over cases, or None where it was not asked for.
+        interval_95: percentile bootstrap interval of the mean over cases, or None where it was not asked for
+            or there is one case.
     """
 
     mean: float
@@ -64,7 +65,7 @@ def statistic(values: Iterable[float], *, interval: bool = False, seed: int = 0)
         median=float(np.median(array)),
         sd=float(array.std(ddof=1)) if array.size > 1 else math.nan,
         n=int(array.size),
-        interval_95=bootstrap_interval(array, seed=seed) if interval else None,
+        interval_95=bootstrap_interval(array, seed=seed) if interval and array.size > 1 else None,
     )
 
 

@@ -27,7 +27,7 @@ from DIANetLib.operators import ForwardOperator
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import Code, Structure
 from DIANetLib.volume import Volume
-from training.config import CodeConfig, TrainingConfig
+from training.config import CodeConfig, DataConfig, TrainingConfig
 from training.datasets import Case, PreparedCase, SourceCase
 from training.fitted import FittedModel
 
@@ -46,6 +46,7 @@ class Trial:
         folder: where the figures of single cases are kept.
         samples: T.
         seed: of samples, masks and bootstrap.
+        elsewhere: how the held-out cases are read if they are of another data set than the fit's.
     """
 
     fitted: FittedModel
@@ -55,11 +56,18 @@ class Trial:
     folder: Path
     samples: int = 10
     seed: int = 0
+    elsewhere: DataConfig | None = None
 
     @property
     def config(self) -> TrainingConfig:
         """The configuration, with its present words and names."""
         return self.fitted.config
+
+    @property
+    def reading(self) -> TrainingConfig:
+        """The configuration by which held-out cases are read."""
+        config = self.fitted.config
+        return config if self.elsewhere is None else config.model_copy(update={"data": self.elsewhere})
 
     @property
     def device(self) -> torch.device:

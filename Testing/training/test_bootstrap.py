@@ -60,6 +60,14 @@ def test_undefined_cases_are_left_out_and_undefined_figures_stay_so():
     assert math.isnan(found["y"].interval_95[0])
 
 
+def test_a_single_group_has_no_interval():
+    found = estimates(means_of({"x": [1.0, 3.0]}), 2, groups=["a", "a"])["x"]
+
+    assert found.value == 2.0
+    assert math.isnan(found.interval_95[0])
+    assert math.isnan(found.interval_95[1])
+
+
 def test_there_has_to_be_a_case_and_a_group_for_each():
     with pytest.raises(InputError, match="at least one case"):
         estimates(means_of({"x": []}), 0)

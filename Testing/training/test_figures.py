@@ -109,6 +109,7 @@ def test_a_statistic_leaves_undefined_cases_out():
     assert 1.0 <= found.interval_95[0] < 3.0 < found.interval_95[1] <= 5.0
     assert statistic([math.nan]).n == 0
     assert statistic([2.0]).interval_95 is None
+    assert statistic([2.0], interval=True).interval_95 is None  # one case says nothing about others
 
 
 def test_the_bootstrap_interval_is_that_of_the_normal_distribution_for_many_cases():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from DIANetLib.bundle import load_bundle
-from Testing.training.tiny import write_config
+from Testing.training.tiny import settings, write_config
 from Testing.training.trials import (
     MODALITIES,
     classes,
@@ -254,6 +254,50 @@ class TestSeveralModalities:
 
         assert not old.exists()
         assert "subsets" not in summary_of(tmp_path / "out")
+
+
+def test_cases_of_another_data_set_are_judged_as_that_one_is_read(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "own").mkdir()
+    write_config(tmp_path / "own" / "c.yaml", **QUICK)
+    common = fit(tmp_path / "own", data)
+    pairs = write_two_modalities(tmp_path / "pairs", 3)
+    fields = {"data__format": "modality-files", "data__modalities": [{"name": "T1"}], "name": "pairs"}
+    other = write_config(tmp_path / "other.yaml", **fields)
+    assert run("evaluate", *common, "--samples", 2, "--elsewhere", other, pairs) == 0
+
+    written = tmp_path / "own" / "out" / "evaluation-pairs"
+    assert [row["case"] for row in rows_of(written / "cases.csv")] == ["case_00", "case_01", "case_02"]
+    summary = json.loads((written / "summary.json").read_text())
+    assert summary["elsewhere"] == "pairs"
+    assert summary["held_out"] == ["case_00", "case_01", "case_02"]
+    assert len(summary["inner"]) == 2  # of the fit's own data set
+    assert not (tmp_path / "own" / "out" / "evaluation").exists()
+    assert "judged on pairs" in capsys.readouterr().out
+
+    others = [{**settings()["data"]["structures"][0], "key": "front"}]
+    other = write_config(tmp_path / "other.yaml", **fields, data__structures=others, network__classes=2)
+    assert run("evaluate", *common, "--elsewhere", other, pairs) == 2
+    assert "expected the data.structures of 'two-balls' (front, back)" in capsys.readouterr().err
+
+
+def test_a_model_of_two_heads_is_judged_by_both(data: Path, tmp_path: Path):
+    tasks = {"reconstruction": {"operator": "denoising", "sigma": [0.2, 0.4], "share": 0.5}}
+    write_config(tmp_path / "c.yaml", **QUICK, network__reconstruction={"resolutions": 1}, tasks=tasks)
+    common = fit(tmp_path, data)
+    assert run("evaluate", *common, "--samples", 2) == 0
+    assert run("export", *common, "--check-cases", 1) == 0
+
+    summary = summary_of(tmp_path / "out")
+    assert summary["figures"]["dice"]["n"] == 2
+    assert list(summary["reconstruction"]["levels"]) == ["sigma 0.2", "sigma 0.3", "sigma 0.4"]
+    model = load_bundle(tmp_path / "out" / "models" / "two-balls")
+    assert [part.key for part in model.structures] == ["front", "back"]
+    assert model.reconstruction is not None
+    assert model.metadata.task == "Segmentation of two-balls with uncertainty; Reconstruction of two-balls"
+    card = (tmp_path / "out" / "models" / "two-balls" / "docs" / "README.md").read_text()
+    assert "noise (up to 0.4 standard deviations of the image)" in card
 
 
 def test_subsets_of_one_modality_are_refused_before_anything_is_done(
