@@ -33,7 +33,7 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
         help="classes to compute activation map and Grad-CAM for; all (default) or none",
     )
     parser.add_argument(
-        "--layer", help="layer of the network for Grad-CAM; default: the encoder's last stage"
+        "--layer", help="layer of the network for Grad-CAM; default: the encoder's last stage but one"
     )
     add_run_arguments(parser)
     parser.set_defaults(run=_classify)

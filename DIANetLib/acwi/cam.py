@@ -3,8 +3,9 @@
 
 CAM (Zhou et al., CVPR 2016) weighs the channels of the map that is pooled by the class's weights in the
 linear layer behind the pooling; the means of what comes out, and the bias, are the logits exactly. Grad-CAM
-(MONAI's) weighs the channels of any layer by the class's mean gradient there; the default is the encoder's
-last stage, where both see the same grid. Both are of the mean pass: no latent draws, no dropout.
+(MONAI's) weighs the channels of any layer by the class's mean gradient there. What lies between the encoder's
+last stage and the logits may be linear, and then Grad-CAM of that stage is CAM again, so the default is the
+stage before it. Both are of the mean pass: no latent draws, no dropout.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def class_layers(model: DIANet) -> tuple[str, ...]:
     if model.classification is None:
         raise InputError("expected a network with a classification head, got one without.")
     stages = [name for name in model.explainable_layers() if name.startswith("encoder.")]
-    return (*reversed(stages), "classification.features")
+    return (*stages[-2:], *reversed(stages[:-2]), "classification.features")
 
 
 def class_maps(

@@ -33,7 +33,7 @@ class ClassifyRequest:
         samples: T, stochastic passes; 0 for one plain pass.
         seed: Of the stochastic passes.
         explain: Keys or names of the classes to explain, or `"all"`, or `"none"`.
-        layer: Layer of the network for Grad-CAM; None for the encoder's last stage.
+        layer: Layer of the network for Grad-CAM; None for the encoder's last stage but one.
         series: UID of the DICOM series to read from folders that hold several.
         overwrite: Whether an earlier output folder may be replaced.
     """
