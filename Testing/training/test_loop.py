@@ -254,6 +254,23 @@ def test_half_precision_is_taken_where_it_is_asked_for():
         assert autocast_type(config(optimiser__precision=name).optimiser, cpu) is expected
 
 
+@pytest.mark.parametrize(
+    ("supported", "expected"),
+    [
+        ((), None),
+        (("_is_avx512_bf16_supported",), torch.bfloat16),
+        (("_is_amx_tile_supported",), torch.bfloat16),
+    ],
+)
+def test_a_cpu_takes_bfloat16_by_itself_where_it_multiplies_it(
+    supported: tuple[str, ...], expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in supported, raising=False)
+
+    assert autocast_type(config(optimiser__precision="auto").optimiser, torch.device("cpu")) is expected
+
+
 def test_the_device_is_the_cpu_where_there_is_no_gpu():
     expected = "cuda" if torch.cuda.is_available() else "cpu"
 
