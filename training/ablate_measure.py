@@ -21,9 +21,10 @@ from training.batch import Reader
 from training.block_use import block_use
 from training.config import TrainingConfig
 from training.datasets import PreparedCase
-from training.distributed import Context, autocast_type
+from training.distributed import Context
 from training.fit_state import model_on
 from training.objective import Objective
+from training.precision import autocast_type
 from training.predict import predict_mean, structure_dice
 from training.priors import Priors
 
@@ -134,7 +135,7 @@ class Step:
         self.objective = Objective(config.objective, config.tasks, priors=priors.to(context.device))
         self.adversary = Adversary(term, latent.channels, context) if term and latent else None
         self.optimiser = torch.optim.AdamW(self.model.parameters())
-        self.device, self.precision = context.device, autocast_type(config.optimiser, context.device)
+        self.device, self.precision = context.device, autocast_type(config, context.device)
 
     def __call__(self) -> None:
         """Take the step."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from DIANetLib.inference.memory import resolve_device
-from training.config import OptimiserConfig
 
 
 @dataclass(frozen=True)
@@ -99,23 +98,3 @@ def stop() -> None:
     """Leave the process group."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def autocast_type(config: OptimiserConfig, device: torch.device) -> torch.dtype | None:
-    """Type of the mixed-precision pass, or None for float32.
-
-    "auto" takes bfloat16 where the processor multiplies it in hardware (recent GPUs, CPUs with AMX or
-    AVX-512 BF16), float16 on older GPUs, float32 elsewhere: emulated bfloat16 is slower than float32.
-    """
-    named = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if config.precision != "auto":
-        return named[config.precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _multiplies_bfloat16() else None
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; torch tells through functions that not every version has."""
-    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, test, lambda: False)() for test in tests)

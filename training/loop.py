@@ -24,10 +24,11 @@ from training.batch import Batch, Reader
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import OptimiserConfig, TrainingConfig
 from training.datasets import PreparedCase
-from training.distributed import Context, autocast_type
+from training.distributed import Context
 from training.fit_log import FitLog
 from training.fit_state import FitState, begin, check_same_fit, go_on
 from training.objective import Objective
+from training.precision import autocast_type
 from training.priors import Priors
 from training.start import Start
 from training.validation import validate
@@ -151,7 +152,7 @@ class _Steps:
         self.objective = objective.to(context.device)
         model: Any = torch.compile(state.model) if settings.compile else state.model
         self.runner = context.wrap(model)
-        self.precision = autocast_type(settings, context.device)
+        self.precision = autocast_type(config, context.device)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.precision is torch.float16)
 
     def take(self, batch: Batch) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ a latent that carries the atlas' mean would satisfy every prior, and nothing wou
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,8 +25,8 @@ def class_shares(labels: Tensor, classes: int, grid: torch.Size | tuple[int, ...
         grid: (*G), which divides S evenly.
     """
     one_hot = F.one_hot(labels.clamp_min(0), classes).movedim(-1, 1).float()
-    pool = F.adaptive_avg_pool2d if labels.ndim == 3 else F.adaptive_avg_pool3d
-    return pool(one_hot, list(grid))
+    pool: Callable[..., Tensor] = F.adaptive_avg_pool2d if labels.ndim == 3 else F.adaptive_avg_pool3d
+    return pool(one_hot, tuple(grid))
 
 
 def distribution_divergence(logits: Tensor, labels: Tensor, labelled: Tensor | None = None) -> Tensor:

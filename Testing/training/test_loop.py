@@ -13,17 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from DIANetLib.errors import InputError
+from DIANetLib.errors import ConfigError, InputError
 from DIANetLib.network import DIANet
 from Testing.training.tiny import config, deterministic
 from training.batch import Batch
 from training.checkpoint import load_checkpoint
 from training.config import OptimiserConfig, TrainingConfig
 from training.datasets import PreparedCase
-from training.distributed import Context, autocast_type, single_device
+from training.distributed import Context, single_device
 from training.interrupt import stop_request
 from training.loop import fit, learning_rate
 from training.objective import Objective
+from training.precision import autocast_type
 from training.predict import structure_dice
 from training.validation import validate
 from training.weights import WeightAverage
@@ -251,7 +252,18 @@ def test_half_precision_is_taken_where_it_is_asked_for():
     named = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
     for name, expected in named.items():
-        assert autocast_type(config(optimiser__precision=name).optimiser, cpu) is expected
+        assert autocast_type(config(optimiser__precision=name), cpu) is expected
+
+
+def test_features_of_two_slices_are_fitted_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    """torch 2.13 fills the weight gradients of such convolutions with numbers that nothing computed."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    cpu, three_deep, two_deep = torch.device("cpu"), (4, 4, 6), (4, 4, 4)
+
+    assert autocast_type(config(patch=two_deep, optimiser__precision="auto"), cpu) is None
+    assert autocast_type(config(patch=three_deep, optimiser__precision="auto"), cpu) is torch.bfloat16
+    with pytest.raises(ConfigError, match=r"bfloat16 on a CPU cannot fit patches of 4 slices, .* gradients"):
+        autocast_type(config(patch=two_deep, optimiser__precision="bfloat16"), cpu)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +280,7 @@ def test_a_cpu_takes_bfloat16_by_itself_where_it_multiplies_it(
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in supported, raising=False)
 
-    assert autocast_type(config(optimiser__precision="auto").optimiser, torch.device("cpu")) is expected
+    assert autocast_type(config(optimiser__precision="auto"), torch.device("cpu")) is expected
 
 
 def test_the_device_is_the_cpu_where_there_is_no_gpu():
