@@ -62,8 +62,10 @@ def modelText(model: ModelInfo) -> str:
     facts = []
     if needed:
         facts.append(_("Needs {names}").format(names=", ".join(needed)))
-    if optional:
+    if optional and needed:
         facts.append(_("takes {names} too").format(names=", ".join(optional)))
+    elif optional:
+        facts.append(_("Takes any of {names}").format(names=", ".join(optional)))
     if model.licence:
         facts.append(_("licence {licence}").format(licence=model.licence))
     if model.size_bytes:

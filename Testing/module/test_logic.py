@@ -107,6 +107,21 @@ def test_attention_and_paths_become_layers_beside_the_uncertainty(logic, client,
     assert "Reliable path: 1 full, 2 scale 1" in resultText(logic.result.record)
 
 
+@pytest.mark.parametrize(
+    ("required", "text"),
+    [
+        ((True, True), "Needs T1, FLAIR"),
+        ((True, False), "Needs T1, takes FLAIR too"),
+        ((False, False), "Takes any of T1, FLAIR"),
+    ],
+)
+def test_a_models_text_says_which_volumes_it_can_do_without(required, text):
+    from DIANetGui.Wording import modelText
+
+    modalities = tuple(map(protocol.ModalityInfo, ("T1", "FLAIR"), required))
+    assert text in modelText(replace(MODEL, modalities=modalities))
+
+
 def test_only_models_that_segment_are_offered(logic, monkeypatch):
     from DIANetGui import Logic as module
 

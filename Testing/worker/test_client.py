@@ -19,7 +19,7 @@ import sys, time
 def say(text):
     sys.stdout.write("\x1e" + text + "\n")
     sys.stdout.flush()
-say('{"type":"hello","protocol":1,"version":"0","pid":1,"python":"3"}')
+say('{"type":"hello","protocol":2,"version":"0","pid":1,"python":"3"}')
 """
 
 
@@ -53,7 +53,7 @@ def until(worker, condition):
 
 
 def test_a_worker_of_another_version_is_ended_and_named(program):
-    worker = program(GREETING.replace('"protocol":1', '"protocol":99') + "time.sleep(60)")
+    worker = program(GREETING.replace('"protocol":2', '"protocol":99') + "time.sleep(60)")
     until(worker, lambda: worker.lost)
     assert "speaks version 99 of the protocol" in worker.lost[0]
     assert not worker.running
