@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the network attends to, and which of its paths it relies on; paper, section 3.4.
 
-Attention (A3; equation 27) is the mask A that the network itself multiplies its features by at each scale
-(9); shown is A / max A. Saliency (28) is the image times that mask. The reliable path (N11) is, per voxel,
-the path that counts most in the fusion of the segmentation head's paths.
+Attention (A3; equation 27) is A = softmax over the image of the scores Conv(z) that each scale has (9), shown
+as A / max A. The network itself weighs its features by the sigmoid of the same scores, which does not depend
+on how large its window is; a softmax over the whole image is made of them here, exp(score - greatest score),
+since what a map is looked at for is where the greatest scores lie. Saliency (28) is the image times the mask.
+The reliable path (N11) is, per voxel, the path that counts most in the fusion of the segmentation head's.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_maps", "reliable_path"]
 
+# What a sigmoid is at least away from 0 and 1 for its score to be told.
+_CLOSEST = 1e-6
+
 
 def attention_maps(
     model: DIANet,
@@ -47,9 +52,9 @@ def attention_maps(
         cancel: Asked before every layer of the network.
 
     Returns:
-        float32 volumes: ``"attention"``, the mean over the scales; ``"attention_scale_1"`` and on, finest
-        first; each 0 to 1, at its maximum 1; 0 where nothing was read. ``"saliency"``: the image, counted
-        from its least value, times the mean.
+        float32 volumes: ``"attention"``, of the mean score over the scales; ``"attention_scale_1"`` and on,
+        finest first; each 0 to 1, at its maximum 1; 0 where nothing was read. ``"saliency"``: the image,
+        counted from its least value, times the first.
 
     Raises:
         Cancelled: ``cancel`` said so.
@@ -59,20 +64,26 @@ def attention_maps(
     if not scales:
         raise InputError("expected a network with attention per scale, got one without.")
 
+    check = _checks(cancel)
+
     def read(x: Tensor, available: Tensor | None) -> Tensor:
-        return torch.cat([_spread(a, x.shape[2:]) for a in model.attention_maps(x, available)], 1)
+        scores = [torch.logit(a, _CLOSEST) for a in model.attention_maps(x, available)]
+        return torch.cat([_spread(score, x.shape[2:]) for score in scores], 1)
 
     names = ["attention", *(f"attention_scale_{n}" for n in range(1, scales + 1))]
     maps = {name: np.zeros(image.array.shape, np.float32) for name in names}
-    for region in regions:
-        prepared = region.prepared
-        found = scan(model, prepared.array, region.available, window, read, check=_checks(cancel))
-        for name, values in zip(names, [found.mean(0), *found], strict=True):
+    read_of = [
+        (region.prepared, scan(model, region.prepared.array, region.available, window, read, check=check))
+        for region in regions
+    ]
+    scores = [(prepared, np.concatenate([found.mean(0)[None], found])) for prepared, found in read_of]
+    greatest = (
+        [max(float(found[n].max()) for _, found in scores) for n in range(scales + 1)] if scores else []
+    )
+    for prepared, found in scores:
+        for name, values, top in zip(names, found, greatest, strict=True):
             part = part_of(maps[name], prepared)
-            np.maximum(part, restore_box(values, prepared), out=part)
-    for array in maps.values():
-        if array.max() > 0:
-            array /= array.max()
+            np.maximum(part, restore_box(np.exp(values - np.float32(top)), prepared), out=part)
     values = image.array.astype(np.float32)
     maps["saliency"] = maps["attention"] * (values - values.min())
     return {name: image.with_array(array, name=name.replace("_", " ")) for name, array in maps.items()}

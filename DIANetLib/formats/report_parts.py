@@ -25,8 +25,8 @@ _SCALE_TEXT: Mapping[RowKind, str] = {
     "probable labels; values above it are drawn in the brightest colour.",
     "epistemic": "What the model's samples disagree about (mutual information). Fixed scale; values above it "
     "are drawn in the brightest colour.",
-    "attention": "What the network multiplies its features by: the mean over its scales, relative to the "
-    "map's own maximum. Laid over the image half transparent.",
+    "attention": "Softmax over the image of the scores that the network weighs its features by, of the mean "
+    "over its scales, relative to the map's own maximum. Laid over the image half transparent.",
     "gradcam": "Which part of the image the model's score for this structure rests on, relative to the map's "
     "own maximum. Laid over the image half transparent.",
 }

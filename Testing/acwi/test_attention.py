@@ -35,21 +35,29 @@ def kept(what: FakeModel, image: Volume):
     return segmenter.kept
 
 
-def test_attention_of_one_window_is_the_networks_own_scaled_to_its_maximum():
+def test_attention_is_the_softmax_of_the_networks_scores_over_the_image_by_its_maximum():
     what, image = model(), volume((16, 16, 16))
     found = attention_maps(what.net, kept(what, image), image, window=what.window)
     assert list(found) == ["attention", *(f"attention_scale_{n}" for n in (1, 2, 3)), "saliency"]
     x = torch.from_numpy(normalise(image.array))[None, None]
-    scales = [
-        torch.nn.functional.interpolate(a, (16, 16, 16), mode="trilinear")[0, 0].detach().numpy()
+    scores = [
+        torch.nn.functional.interpolate(torch.logit(a), (16, 16, 16), mode="trilinear")[0, 0]
+        .detach()
+        .double()
         for a in what.net.attention_maps(x)
     ]
-    for n, scale in enumerate(scales, start=1):
-        np.testing.assert_allclose(found[f"attention_scale_{n}"].array, scale / scale.max(), atol=1e-5)
-    mean = np.mean(scales, axis=0)
-    np.testing.assert_allclose(found["attention"].array, mean / mean.max(), atol=1e-5)
+
+    def softmax_by_its_maximum(score):
+        shares = torch.softmax(score.flatten(), 0).reshape(score.shape)  # (27)
+        return (shares / shares.max()).numpy()
+
+    for n, score in enumerate(scores, start=1):
+        shown = softmax_by_its_maximum(score)
+        np.testing.assert_allclose(found[f"attention_scale_{n}"].array, shown, atol=1e-4)
+    mask = softmax_by_its_maximum(torch.stack(scores).mean(0))
+    np.testing.assert_allclose(found["attention"].array, mask, atol=1e-4)
     lifted = image.array - image.array.min()
-    np.testing.assert_allclose(found["saliency"].array, mean / mean.max() * lifted, atol=1e-4)
+    np.testing.assert_allclose(found["saliency"].array, mask * lifted, atol=1e-3)
 
 
 def test_maps_of_several_windows_lie_on_the_inputs_grid_without_seams():
@@ -63,13 +71,23 @@ def test_maps_of_several_windows_lie_on_the_inputs_grid_without_seams():
         assert one.array.dtype == np.float32
     attention = found["attention"].array
     assert attention.min() > 0
-    assert attention.max() == 1.0
+    assert attention.max() == pytest.approx(1.0)
     path = reliable_path(what.net, kept(what, image), image, window=what.window)
     assert set(np.unique(path.chosen.array)) <= {1, 2}
 
 
+def evenly_weighed(what: FakeModel, x: torch.Tensor) -> FakeModel:
+    """The same model with offsets by which either path counts most at half of the positions."""
+    with torch.no_grad():
+        what.net.segmentation.paths.offset.zero_()
+        first, second = what.net.path_weights(x)[0].double().log()
+        what.net.segmentation.paths.offset[1] = (first - second).median()
+    return what
+
+
 def test_the_reliable_path_is_the_one_that_weighs_most():
-    what, image = model(), volume((16, 16, 16))
+    image = volume((16, 16, 16))
+    what = evenly_weighed(model(), torch.from_numpy(normalise(image.array))[None, None])
     path = reliable_path(what.net, kept(what, image), image, window=what.window)
     assert path.names == what.net.path_names() == ("full", "scale 1")
     x = torch.from_numpy(normalise(image.array))[None, None]
@@ -93,7 +111,7 @@ def test_a_network_of_slices_shows_maps_of_a_volume():
     regions = kept(what, image)
     found = attention_maps(what.net, regions, image, window=what.window)["attention"]
     assert found.array.shape == (3, 18, 20)
-    assert reliable_path(what.net, regions, image, window=what.window).chosen.array.min() == 1
+    assert reliable_path(what.net, regions, image, window=what.window).chosen.array.min() >= 1
 
 
 def test_outside_of_what_was_read_maps_are_zero():

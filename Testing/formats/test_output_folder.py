@@ -146,7 +146,7 @@ def test_the_report_shows_attention_and_how_much_each_path_decides(case, tmp_pat
     paths = write_output(case.prediction, {}, [case.image], tmp_path / "out", inner=inner_maps(case))
     page = paths.report.read_text(encoding="utf-8")
     assert "<h3>Attention</h3>" in page
-    assert "What the network multiplies its features by" in page
+    assert "scores that the network weighs its features by" in page
     assert '<th scope="row">2</th><td>scale 1</td>' in page
 
 
