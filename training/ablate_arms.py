@@ -30,6 +30,7 @@ _OFF_NETWORK: dict[str, Any] = {
 }
 _OFF_OBJECTIVE: dict[str, Any] = {
     "total_correlation": 0.0,
+    "anatomy": 0.0,
     "domain_l2": 0.0,
     "domain_l1": 0.0,
     "spatial_prior": 0.0,
@@ -99,6 +100,12 @@ def arms_of(config: TrainingConfig) -> dict[str, Arm]:
             "N11: most reliable path",
             {**block("reliable_path"), "deep_supervision": max(1, network.deep_supervision)},
             {},
+        ),
+        Arm(
+            "latent-path",
+            "N5, N11: P(h) learns the labels and is one of the fused paths",
+            {**block("reliable_path"), "latent": {**latent, "anatomy": True}},
+            weight("anatomy", 0.25),
         ),
         Arm("heteroscedastic", "N9: logit variance", {"heteroscedastic": True}, {}),
         Arm(

@@ -3,6 +3,9 @@
 
 Lateral and top-down paths as in Lin et al., CVPR 2017; the bottom-up path as in Liu et al., CVPR 2018; one
 combined map that refines every scale as in Pang et al. (Libra R-CNN), CVPR 2019.
+
+The common grid is that of the second scale. On the finest one a pyramid costs as much as the network's first
+stage; what it adds there, the skip of that scale has anyhow.
 """
 
 from __future__ import annotations
@@ -43,10 +46,10 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         self.spatial_dims = spatial_dims
         self.strides = tuple(strides)
-        self.reductions = tuple(math.prod(strides[:level]) for level in range(len(widths)))
         common = config.channels
         self.lateral = nn.ModuleList(pointwise(spatial_dims, width, common) for width in widths)
-        self.top_down = nn.ModuleList(ConvBlock(spatial_dims, common, common) for _ in strides)
+        # top_down[n] works on scale n + 1: nothing is passed down to the finest one
+        self.top_down = nn.ModuleList(ConvBlock(spatial_dims, common, common) for _ in strides[1:])
         self.bottom_up = nn.ModuleList(ConvBlock(spatial_dims, common, common) for _ in strides)
         self.scale_logits = nn.Parameter(torch.zeros(len(widths)))
         self.first_refined = len(widths) - 1 if coarsest_only else 0
@@ -64,39 +67,39 @@ class FeaturePyramid(nn.Module):
         fused = self.combine(self.exchange(features))
         first = self.first_refined
         refined = list(features[:first])
-        for z, reduction, expand, gain in zip(
-            features[first:], self.reductions[first:], self.expand, self.gains, strict=True
-        ):
-            refined.append(gain(z, expand(self._pool(fused, reduction))))
+        for level, (expand, gain) in enumerate(zip(self.expand, self.gains, strict=True), start=first):
+            refined.append(gain(features[level], expand(self._resize(fused, 1, level))))
         return refined
 
     def exchange(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Lateral, top-down and bottom-up passes of (7): L maps (B, P, *S_l)."""
         maps = [lateral(z) for lateral, z in zip(self.lateral, features, strict=True)]
-        for level in reversed(range(len(self.strides))):  # context goes down to the finest scale
+        for level in reversed(range(1, len(self.strides))):  # context goes down to the second scale
             above = F.interpolate(maps[level + 1], scale_factor=float(self.strides[level]), mode="nearest")
-            maps[level] = self.top_down[level](maps[level] + above)
-        for level, stride in enumerate(self.strides):  # detail goes up to the coarsest
-            maps[level + 1] = self.bottom_up[level](maps[level + 1] + self._pool(maps[level], stride))
+            maps[level] = self.top_down[level - 1](maps[level] + above)
+        for level in range(len(self.strides)):  # detail goes up from the finest to the coarsest
+            below = self._resize(maps[level], level, level + 1)
+            maps[level + 1] = self.bottom_up[level](maps[level + 1] + below)
         return maps
 
     def combine(self, maps: Sequence[Tensor]) -> Tensor:
-        """z_fused = sum_i alpha_i z_i on the finest grid (8): L maps (B, P, *S_l) -> (B, P, *S_1)."""
+        """z_fused = sum_i alpha_i z_i on the second scale's grid (8): L maps (B, P, *S_l) -> (B, P, *S_2)."""
         alpha = self._alpha()
-        fused = maps[0] * alpha[0].to(maps[0].dtype)
-        for level in range(1, len(maps)):
-            z = maps[level] * alpha[level].to(maps[level].dtype)
-            if self.reductions[level] > 1:
-                z = F.interpolate(
-                    z, size=fused.shape[2:], mode=_LINEAR[self.spatial_dims], align_corners=False
-                )
-            fused = fused + z
-        return fused
+        weighed = [self._resize(z, level, 1) * alpha[level].to(z.dtype) for level, z in enumerate(maps)]
+        return torch.stack(weighed).sum(0)
 
     def _alpha(self) -> Tensor:
         return torch.softmax(self.scale_logits, 0)
 
-    def _pool(self, x: Tensor, stride: int) -> Tensor:
-        if stride == 1:
+    def _resize(self, x: Tensor, level: int, wanted: int) -> Tensor:
+        """Bring a map (B, P, *S_level) onto the grid of another scale: means, or linear interpolation."""
+        if wanted > level:
+            factor = math.prod(self.strides[level:wanted])
+            pool = F.avg_pool2d if self.spatial_dims == 2 else F.avg_pool3d
+            return x if factor == 1 else pool(x, factor)
+        factor = math.prod(self.strides[wanted:level])
+        if factor == 1:
             return x
-        return F.avg_pool2d(x, stride) if self.spatial_dims == 2 else F.avg_pool3d(x, stride)
+        return F.interpolate(
+            x, scale_factor=float(factor), mode=_LINEAR[self.spatial_dims], align_corners=False
+        )

@@ -61,7 +61,12 @@ def test_constant_maps_are_averaged_with_the_weights(dims: int) -> None:
     assert block.scale_weights == pytest.approx((1 / 6, 2 / 6, 3 / 6))
     sizes = [[size // 2**level for size in SIZES[dims]] for level in range(3)]
     maps = [torch.full((1, 5, *size), value) for size, value in zip(sizes, (6.0, 12.0, 18.0), strict=True)]
-    torch.testing.assert_close(block.combine(maps), torch.full((1, 5, *SIZES[dims]), 1.0 + 4.0 + 9.0))
+    torch.testing.assert_close(block.combine(maps), torch.full((1, 5, *sizes[1]), 1.0 + 4.0 + 9.0))
+
+
+def test_two_scales_are_combined_on_the_coarser_grid() -> None:
+    setup = config(2, widths=(3, 4), blocks=(0, 0), strides=(2,), deep_supervision=0, pyramid=PyramidConfig())
+    assert network(setup)(torch.randn(1, 1, 8, 12)).segmented.mean.shape == (1, 3, 8, 12)
 
 
 def test_scales_count_alike_at_first_and_weights_sum_to_one() -> None:
