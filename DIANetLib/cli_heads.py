@@ -116,7 +116,7 @@ def _reconstruction_summary(result: ReconstructResult) -> str:
             f"Deviation of the samples: {made.mean_deviation:.4g} on average, in the image's own units",
             *(f"Warning: {text}" for text in made.warnings),
             timing_line(made.timings),
-            f"Wrote {result.paths.directory}, to read: {result.paths.reconstruction}",
+            f"Wrote {result.paths.directory}, to read: {result.paths.report}",
             NOTICE,
         ]
     )

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
 
-import numpy as np
-
 from DIANetLib.formats.report_parts import (
     details,
     encode,
@@ -21,14 +19,13 @@ from DIANetLib.formats.report_parts import (
     table,
     warnings,
 )
-from DIANetLib.formats.report_pictures import Display, Frame, Point, grey_window
-from DIANetLib.formats.report_views import SCALES, Panel
+from DIANetLib.formats.report_slices import Slices
+from DIANetLib.formats.report_views import Panel
 from DIANetLib.inference.classification import Classification, Classified, ClassMaps
-from DIANetLib.volume import Geometry, Volume
+from DIANetLib.volume import Volume
 
 __all__ = ["class_section", "render_class_report"]
 
-_OPACITY = 0.6
 _MAPS: Mapping[str, tuple[str, str]] = {
     "cam": (
         "Class activation map",
@@ -64,7 +61,7 @@ def render_class_report(
     title = f"DIANet report: {image.name or 'image'}"
     when = (created or datetime.now(timezone.utc)).strftime("%Y-%m-%d %H:%M %Z").strip()
     samples = f"{found.samples} samples" if found.samples else "one plain pass"
-    pictures = _Pictures(image)
+    pictures = Slices(image)
     plain = pictures.panels(None, pictures.middle, "the image")
     rows: list[tuple[str, str, tuple[Panel, ...]]] = []
     for kind, volumes in (("cam", maps.cam), ("gradcam", maps.gradcam)):
@@ -125,46 +122,3 @@ def class_section(classifications: Sequence[Classification]) -> str:
         parts.append(table(head, rows, "Calibrated probabilities, mean over the samples", note))
     parts.append("</section>")
     return "".join(parts)
-
-
-class _Pictures:
-    """Slices of an image, in one plane for an image of one slice, through a point."""
-
-    def __init__(self, image: Volume) -> None:
-        self.display = Display(image.geometry)
-        self._image = self.display.view(image.array)
-        self._window = grey_window(image.array)
-        self._flat = _is_picture(image.geometry)
-        shape = self.display.shape
-        self.middle: Point = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
-        self._width = max(
-            shape[a] * self.display.spacing[a] for plane in self.display.planes for a in plane.axes
-        )
-
-    def brightest(self, volume: Volume) -> Point:
-        """Where a map is greatest."""
-        seen = self.display.view(volume.array)
-        z, y, x = (int(n) for n in np.unravel_index(int(seen.argmax()), seen.shape))
-        return z, y, x
-
-    def panels(self, volume: Volume | None, point: Point, what: str) -> tuple[Panel, ...]:
-        """One picture per plane, the whole image wide."""
-        panels = []
-        for plane in self.display.planes:
-            center = list(self.middle)
-            center[plane.normal] = point[plane.normal]
-            frame = Frame(self.display, plane, (center[0], center[1], center[2]), self._width)
-            picture = frame.grey(self._image, self._window)
-            if volume is not None:
-                seen = self.display.view(volume.array)
-                picture = frame.overlay(picture, seen, SCALES["gradcam"], _OPACITY)
-            # A photograph's grid says nothing of the patient.
-            picture = picture if self._flat else frame.letters(picture)
-            name = "picture" if self._flat else plane.name
-            panels.append(Panel(picture, f"{name.capitalize()}: {what}", what if self._flat else plane.name))
-        return tuple(panels)
-
-
-def _is_picture(geometry: Geometry) -> bool:
-    """Whether an image is one slice on a grid as files without positions get it."""
-    return geometry.size[2] == 1 and geometry.origin == (0.0, 0.0, 0.0) and geometry.anatomical_axes == "LPS"

@@ -8,8 +8,7 @@ their own resolution, also beyond the range that the network's intensities are c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -30,13 +29,14 @@ from DIANetLib.inference.memory import (
     resolve_device,
 )
 from DIANetLib.inference.meter import Meter
-from DIANetLib.inference.prediction import ModelRef, Progress
+from DIANetLib.inference.prediction import Progress
+from DIANetLib.inference.reconstruction import Reconstruction
 from DIANetLib.inference.sampling import autocast, interruptible, sample_generators
 from DIANetLib.inference.sliding_window import Window, gaussian_weights, plan_windows
 from DIANetLib.preprocess import Prepared, deviation_of, part_of, prepare, restore
 from DIANetLib.volume import Volume
 
-__all__ = ["Reconstruction", "ReconstructionModel", "Reconstructor", "check_denoises"]
+__all__ = ["ReconstructionModel", "Reconstructor", "check_denoises"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -47,36 +47,6 @@ class ReconstructionModel(Model, Protocol):
     @property
     def reconstruction(self) -> ReconstructionSpec | None:
         """What the reconstruction head is for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """A reconstructed image.
-
-    Attributes:
-        image: float32, the mean over the samples, on the input's grid and in its units.
-        deviation: Standard deviation over the samples, float32, in the same units; 0 for one plain pass.
-        observed: The image that was read.
-        samples: Stochastic passes; 0 is one plain pass.
-        model: The model.
-        device: Where it ran.
-        timings: Seconds per stage.
-        warnings: Sentences for the user.
-    """
-
-    image: Volume
-    deviation: Volume
-    observed: Volume
-    samples: int
-    model: ModelRef
-    device: str
-    timings: Mapping[str, float]
-    warnings: tuple[str, ...]
-
-    @property
-    def mean_deviation(self) -> float:
-        """Mean of `deviation` over the image."""
-        return float(self.deviation.array.mean(dtype=np.float64))
 
 
 class Reconstructor:

@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from DIANetLib.bundle import load_bundle
 from DIANetLib.errors import InputError
@@ -18,9 +14,10 @@ from DIANetLib.worker.case import Cancel, Report, stop_if
 from DIANetLib.worker.reading import Clock, ImageSource, assign_modalities, read_images
 
 if TYPE_CHECKING:
-    from DIANetLib.inference.reconstruct import Reconstruction
+    from DIANetLib.formats.reconstruction_folder import ReconstructionPaths
+    from DIANetLib.inference.reconstruction import Reconstruction
 
-__all__ = ["ReconstructPaths", "ReconstructRequest", "ReconstructResult", "reconstruct"]
+__all__ = ["ReconstructRequest", "ReconstructResult", "reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,6 @@ class ReconstructRequest:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
-class ReconstructPaths:
-    """Where everything of such a folder is.
-
-    Attributes:
-        directory: The folder.
-        reconstruction: The image.
-        uncertainty: Standard deviation over the samples, in the image's units.
-        result: Model, input, timings.
-    """
-
-    directory: Path
-    reconstruction: Path
-    uncertainty: Path
-    result: Path
-
-
 @dataclass(frozen=True, eq=False)
 class ReconstructResult:
     """What a reconstruction gave.
@@ -75,7 +55,7 @@ class ReconstructResult:
     """
 
     reconstruction: Reconstruction
-    paths: ReconstructPaths
+    paths: ReconstructionPaths
 
 
 def reconstruct(
@@ -92,7 +72,7 @@ def reconstruct(
         DIANetError: With a sentence; nothing is left in the output folder.
     """
     clock, report = Clock(), progress or (lambda _: None)
-    from DIANetLib.formats.staging import check_output_directory, staged
+    from DIANetLib.formats.staging import check_output_directory
 
     check_output_directory(request.output, overwrite=request.overwrite)
     model = load_bundle(request.model)
@@ -110,44 +90,12 @@ def reconstruct(
         image, samples=request.samples, seed=request.seed, progress=report, cancel=cancel
     )
     made = replace(made, timings={"read": clock["read"], **made.timings})
+    clock.lap("reconstruct")
     stop_if(cancel)
     report(Progress("write", 0, 1))
-    target = request.output.resolve()
-    with staged(target, largest_file=image.array.size * np.dtype(np.float32).itemsize) as folder:
-        made = _write(made, _paths(folder))
+    from DIANetLib.formats.reconstruction_folder import write_reconstruction
+
+    paths = write_reconstruction(made, request.output, overwrite=request.overwrite)
+    clock.lap("write")
     report(Progress("write", 1, 1))
-    return ReconstructResult(made, _paths(target))
-
-
-def _paths(folder: Path) -> ReconstructPaths:
-    from DIANetLib.formats.staging import RESULT
-
-    return ReconstructPaths(
-        folder, folder / "reconstruction.nrrd", folder / "uncertainty.nrrd", folder / RESULT
-    )
-
-
-def _write(made: Reconstruction, paths: ReconstructPaths) -> Reconstruction:
-    from DIANetLib.formats.image import write_volume
-    from DIANetLib.formats.result import geometry_record, head_record, input_record, model_record
-    from DIANetLib.formats.staging import check_complete, file_names
-
-    started = time.perf_counter()
-    for volume, path in ((made.image, paths.reconstruction), (made.deviation, paths.uncertainty)):
-        write_volume(volume, path)
-        check_complete(path, volume.array.nbytes)
-    made = replace(made, timings={**made.timings, "write": time.perf_counter() - started})
-    record = {
-        **head_record("reconstruction"),
-        "model": model_record(made.model),
-        "inputs": [input_record(made.observed)],
-        "geometry": geometry_record(made.image.geometry),
-        "device": made.device,
-        "samples": made.samples,
-        "timings_s": {stage: float(seconds) for stage, seconds in made.timings.items()},
-        "mean_deviation": made.mean_deviation,
-        "warnings": list(made.warnings),
-        "files": file_names(paths),
-    }
-    paths.result.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return made
+    return ReconstructResult(replace(made, timings={**made.timings, "write": clock["write"]}), paths)

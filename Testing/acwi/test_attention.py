@@ -81,8 +81,7 @@ def evenly_weighed(what: FakeModel, x: torch.Tensor) -> FakeModel:
     with torch.no_grad():
         what.net.segmentation.paths.offset.zero_()
         first, second = what.net.path_weights(x)[0].double().log()
-        closest = (first - second).flatten().sort().values[first.numel() // 2 :][:2]
-        what.net.segmentation.paths.offset[1] = closest.mean()  # between two, so that nowhere is a tie
+        what.net.segmentation.paths.offset[1] = (first - second).median()
     return what
 
 
@@ -92,10 +91,12 @@ def test_the_reliable_path_is_the_one_that_weighs_most():
     path = reliable_path(what.net, kept(what, image), image, window=what.window)
     assert path.names == what.net.path_names() == ("full", "scale 1")
     x = torch.from_numpy(normalise(image.array))[None, None]
-    expected = what.net.path_weights(x)[0].argmax(0).numpy() + 1
-    assert len(np.unique(expected)) == 2
-    np.testing.assert_array_equal(path.chosen.array, expected)
-    assert path.shares() == pytest.approx(((expected == 1).mean(), (expected == 2).mean()))
+    first, second = what.net.path_weights(x)[0].detach().numpy()
+    expected = np.where(first > second, 1, 2)
+    told = np.abs(first - second) > 1e-4  # rounding may turn what is nearly a tie
+    assert set(np.unique(expected[told])) == {1, 2}
+    np.testing.assert_array_equal(path.chosen.array[told], expected[told])
+    assert path.shares() == pytest.approx(((expected == 1).mean(), (expected == 2).mean()), abs=0.01)
 
 
 def test_shares_are_those_of_the_voxels_that_count():

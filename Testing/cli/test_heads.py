@@ -187,8 +187,18 @@ def test_a_noisy_image_is_reconstructed_on_its_own_grid(
 ) -> None:
     output = tmp_path / "o"
     assert run(place, output, "head.nii.gz", "denoiser", command="reconstruct") == 0
-    assert {p.name for p in output.iterdir()} == {"reconstruction.nrrd", "uncertainty.nrrd", "result.json"}
-    assert read_volume(output / "reconstruction.nrrd").geometry.same_grid(GRID, tolerance=1e-6)
+    assert {p.name for p in output.iterdir()} == {
+        "reconstruction.nrrd",
+        "uncertainty.nrrd",
+        "result.json",
+        "report.html",
+    }
+    page = (output / "report.html").read_text()
+    assert "<h2>Reconstruction</h2>" in page
+    assert page.count("<img ") == 6  # a new network corrects nothing, and so has no deviation to show
+    made = read_volume(output / "reconstruction.nrrd")
+    assert made.geometry.same_grid(GRID, tolerance=1e-6)
+    np.testing.assert_array_equal(made.array, read_volume(place / "head.nii.gz").array)
     assert json.loads((output / "result.json").read_text())["task"] == "reconstruction"
     assert "Deviation of the samples" in capsys.readouterr().out
     assert run(place, output, "head.nii.gz", "denoiser", "--overwrite", command="reconstruct") == 0
