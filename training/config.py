@@ -10,9 +10,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from DIANetLib.errors import ConfigError
-from DIANetLib.network.config import NetworkConfig
+from DIANetLib.network.config import NetworkConfig, describe_validation_error
 from DIANetLib.preprocess import PreprocessConfig
-from training.config_check import check_agreement, describe
+from training.config_check import check_agreement
 from training.config_tasks import ObjectiveConfig, Section, TasksConfig
 
 
@@ -286,7 +286,7 @@ def parse_config(data: dict[str, Any], where: str) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"configuration {where}: {describe(error)}") from error
+        raise ConfigError(f"configuration {where}: {describe_validation_error(error)}") from error
 
 
 def _set(data: dict[str, Any], names: list[str], value: Any) -> None:

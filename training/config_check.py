@@ -6,10 +6,7 @@ Each check says which setting is wrong, what was expected, and what it got.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ValidationError
 
 from DIANetLib.errors import ConfigError
 from training.degrade import check_masks
@@ -29,27 +26,6 @@ def check_agreement(config: TrainingConfig) -> None:
     _tasks(config)
     _objective(config)
     _baseline(config)
-
-
-def describe(error: ValidationError) -> str:
-    """Turn pydantic's report into one sentence, a clause per problem.
-
-    What was got is said for single settings; a section as a whole would fill the screen.
-    """
-    clauses = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        text = str(problem["msg"]).removeprefix("Value error, ")
-        whole = isinstance(problem["input"], Mapping | BaseModel)
-        if problem["type"] == "missing":
-            clauses.append(f"{where} is missing")
-        elif problem["type"] == "value_error" and whole:
-            clauses.append(f"{where}.{text}" if where else text)
-        elif whole:
-            clauses.append(f"{where}: {text}, got a section")
-        else:
-            clauses.append(f"{where}: {text}, got {problem['input']!r}")
-    return "; ".join(clauses)
 
 
 def _data(config: TrainingConfig) -> None:

@@ -8,6 +8,7 @@ equal state dictionaries.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -258,15 +259,23 @@ class NetworkConfig(BaseModel):
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """Turn pydantic's report into one sentence, a clause per problem."""
+    """Turn pydantic's report into one sentence, a clause per problem.
+
+    What was got is said for single settings; a section as a whole would fill the screen.
+    """
     clauses = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         text = str(problem["msg"]).removeprefix("Value error, ")
-        if not where:
-            clauses.append(text)
-        elif problem["type"] == "missing":
+        whole = isinstance(problem["input"], Mapping | BaseModel)
+        if problem["type"] == "missing":
             clauses.append(f"{where} is missing")
+        elif problem["type"] == "value_error" and whole:
+            # a check of a section as a whole may name the field that is wrong in it
+            names_field = text.split(" ", 1)[0].endswith(":")
+            clauses.append(f"{where}{'.' if names_field else ': '}{text}" if where else text)
+        elif whole:
+            clauses.append(f"{where}: {text}, got a section")
         else:
             clauses.append(f"{where}: {text}, got {problem['input']!r}")
     return "; ".join(clauses)

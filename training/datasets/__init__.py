@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from DIANetLib.errors import InputError
+from DIANetLib.network.config import describe_validation_error
 from training.config import DataConfig, TrainingConfig
-from training.config_check import describe
 from training.datasets.base import (
     Case,
     PreparedCase,
@@ -77,7 +77,7 @@ def check_options(format_name: str, options: Mapping[str, Any]) -> None:
         try:
             kind.model_validate(options)
         except ValidationError as error:
-            raise ValueError(f"options.{describe(error)}") from error
+            raise ValueError(f"options.{describe_validation_error(error)}") from error
 
 
 def find_cases(folder: str | Path, config: DataConfig | None = None) -> tuple[Case, ...]:
