@@ -7,7 +7,7 @@ width is chosen so that it has about as many parameters as the DIANet that its c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +19,7 @@ from DIANetLib.network import (
     ClassificationOutput,
     DIANet,
     DIANetOutput,
+    Head,
     NetworkConfig,
     ReconstructionOutput,
     SegmentationOutput,
@@ -73,7 +74,9 @@ class Baseline(nn.Module):
         """As `DIANet.forward`; times and operator change nothing."""
         return self.decode(self.encode(x, available), generators, times, operator)
 
-    def encode(self, x: Tensor, available: Tensor | None = None) -> PlainEncoded:
+    def encode(
+        self, x: Tensor, available: Tensor | None = None, heads: Collection[Head] | None = None
+    ) -> PlainEncoded:
         """Run the whole network on (B, M, *S)."""
         if available is not None:
             x = blank_missing(x, available)
@@ -91,6 +94,7 @@ class Baseline(nn.Module):
         generators: Sequence[torch.Generator] | None = None,
         times: Tensor | None = None,
         operator: ForwardOperator | None = None,
+        heads: Collection[Head] | None = None,
     ) -> DIANetOutput:
         """What `encode` gave, its rows repeated for as many generators as there are."""
         output = encoded.output

@@ -7,7 +7,7 @@ and their way back to the source grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.inference.sampling import sample_generators
 from DIANetLib.inference.sliding_window import plan_windows, whole_window
-from DIANetLib.network import DIANet, DIANetOutput, Encoded
+from DIANetLib.network import DIANet, DIANetOutput, Encoded, Head
 from DIANetLib.operators import ForwardOperator
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import Code, Structure
@@ -84,9 +84,10 @@ class PlainDIANet(DIANet):
         generators: Sequence[torch.Generator] | None = None,
         times: torch.Tensor | None = None,
         operator: ForwardOperator | None = None,
+        heads: Collection[Head] | None = None,
     ) -> DIANetOutput:
         """The mean pass, whatever is asked for, without the predicted logit noise."""
-        output = super().decode(encoded, None, times, operator)
+        output = super().decode(encoded, None, times, operator, heads)
         return replace(output, segmentation=replace(output.segmented, log_variance=None))
 
 

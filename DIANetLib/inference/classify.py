@@ -184,14 +184,15 @@ def classify_prepared(
     for part in windows:
         x = part.cut(source)[None].to(device)
         with autocast(device):
-            encoded.append(network.encode(x.squeeze(2) if flat else x, there))
+            encoded.append(network.encode(x.squeeze(2) if flat else x, there, heads=["classification"]))
     rows = []
     for sample in range(max(samples, 1)):
         each = []
         for part, features in zip(windows, encoded, strict=True):
             generators = sample_generators(seed, part.index, [sample]) if samples else None
             with autocast(device):
-                logits = network.decode(features, generators).classified.logits
+                output = network.decode(features, generators, heads=["classification"])
+            logits = output.classified.logits
             # Of log-probabilities: what is added to all logits alike must not matter, whatever divides them.
             tempered = torch.log_softmax(logits.float().cpu(), dim=1) / temperatures
             each.append(torch.softmax(tempered, dim=1)[0])

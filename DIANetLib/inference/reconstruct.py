@@ -143,12 +143,13 @@ class Reconstructor:
                 x = part.cut(source)[None].to(self.device)
                 x = x.squeeze(2) if flat else x
                 with autocast(self.device):
-                    encoded = network.encode(x)
+                    encoded = network.encode(x, heads=["reconstruction"])
                 weights = gaussian_weights(part.size)
                 for sample in range(max(samples, 1)):
                     generators = sample_generators(seed, part.index, [sample]) if samples else None
                     with autocast(self.device):
-                        made = network.decode(encoded, generators).reconstructed.image
+                        output = network.decode(encoded, generators, heads=["reconstruction"])
+                        made = output.reconstructed.image
                     change = _inside((made.float() - x)[0, 0].cpu(), part, flat=flat)
                     total[part.slices] += change * weights
                     square[part.slices] += change.square() * weights

@@ -71,12 +71,12 @@ def sample_window(
     total = max(samples, 1)
     with torch.inference_mode():
         with autocast(x.device):
-            encoded = network.encode(x, available)
+            encoded = network.encode(x, available, heads=["segmentation"])
         for first in range(0, total, batch):
             rows = range(first, min(first + batch, total))
             generators = sample_generators(seed, window, rows) if samples else None
             with autocast(x.device):
-                output = network.decode(encoded, generators).segmented
+                output = network.decode(encoded, generators, heads=["segmentation"]).segmented
             output = _cropped(output, valid)
             probabilities = output.probabilities(temperature)
             log_variance = output.log_variance

@@ -16,7 +16,7 @@ from DIANetLib.network.config import (
     ReconstructionConfig,
     ReliablePathConfig,
 )
-from DIANetLib.network.dianet import DIANet, Encoded
+from DIANetLib.network.dianet import DIANet, Encoded, Head
 from DIANetLib.network.latent import GaussianDistribution
 from DIANetLib.network.output import (
     ClassificationOutput,
@@ -36,6 +36,7 @@ __all__ = [
     "Encoded",
     "FusionConfig",
     "GaussianDistribution",
+    "Head",
     "LatentConfig",
     "NetworkConfig",
     "PyramidConfig",

@@ -7,9 +7,10 @@ rest and runs once per sample. `forward` is one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from DIANetLib.network.output import DIANetOutput
 from DIANetLib.network.pyramid import FeaturePyramid
 from DIANetLib.network.reconstruction import ReconstructionHead
 from DIANetLib.operators import ForwardOperator
+
+Head = Literal["segmentation", "classification", "reconstruction"]
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,15 @@ class DIANet(nn.Module):
         """
         return self.decode(self.encode(x, available), generators, times, operator)
 
-    def encode(self, x: Tensor, available: Tensor | None = None) -> Encoded:
+    def encode(
+        self, x: Tensor, available: Tensor | None = None, heads: Collection[Head] | None = None
+    ) -> Encoded:
         """Run the deterministic part once: multi-scale feature encoding and the latent's distribution.
 
         Args:
             x: as for `forward`.
             available: as for `forward`; what the channel of a missing modality holds has no influence.
+            heads: those that are going to be asked for; None for all there are.
 
         Raises:
             InputError: if `x` has not the shape that the network reads, or `available` does not fit it.
@@ -145,12 +151,16 @@ class DIANet(nn.Module):
         features = self.pyramid(features) if self.pyramid is not None else features  # (7, 8)
         features = self.attention(features) if self.attention is not None else features  # (9)
         latent = self.latent(features[-1]) if self.latent is not None else None  # (10, 13)
+        segmented = self.segmentation is not None and _asked("segmentation", heads)
+        reconstructed = self.reconstruction is not None and _asked("reconstruction", heads)
         return Encoded(
             features[-1],
             latent,
-            self.segmentation.prepare(features) if self.segmentation is not None else (),
-            self.reconstruction.prepare(features) if self.reconstruction is not None else (),
-            x if self.reconstruction is not None else None,
+            self.segmentation.prepare(features) if self.segmentation is not None and segmented else (),
+            self.reconstruction.prepare(features)
+            if self.reconstruction is not None and reconstructed
+            else (),
+            x if reconstructed else None,
         )
 
     def decode(
@@ -159,6 +169,7 @@ class DIANet(nn.Module):
         generators: Sequence[torch.Generator] | None = None,
         times: Tensor | None = None,
         operator: ForwardOperator | None = None,
+        heads: Collection[Head] | None = None,
     ) -> DIANetOutput:
         """Run the stochastic part: the draw of h, its refinement, and the heads.
 
@@ -171,6 +182,8 @@ class DIANet(nn.Module):
                 sequence side by side: the diffuser then aligns them; None for cases on their own.
             operator: F, by which the B images were observed; where it is exact, the reconstruction keeps
                 what was measured.
+            heads: which heads run, of those prepared; None for all there are. A head's dropout is drawn after
+                that of the heads before it (segmentation, classification, reconstruction).
 
         Raises:
             InputError: if the number of generators is no positive multiple of B, or `times` fits neither the
@@ -188,11 +201,11 @@ class DIANet(nn.Module):
         anatomy = self.anatomy(h) if self.anatomy is not None else None  # P(h) of (11, 14)
         bottleneck = self._joined(encoded.features, h, source, rows // batch)
         segmentation = classification = reconstruction = None
-        if self.segmentation is not None:
+        if self.segmentation is not None and _asked("segmentation", heads):
             segmentation = self.segmentation(bottleneck, encoded.prepared, source, anatomy)  # (19, 32)
-        if self.classification is not None:
+        if self.classification is not None and _asked("classification", heads):
             classification = self.classification(bottleneck if h is None else h, source)  # (16-18)
-        if self.reconstruction is not None:
+        if self.reconstruction is not None and _asked("reconstruction", heads):
             reconstruction = self.reconstruction(
                 bottleneck, encoded.reconstruction, encoded.observed, source, operator
             )  # (20, 21)
@@ -333,3 +346,7 @@ class DIANet(nn.Module):
                 f"expected a spatial size above {self.config.divisor} along one axis at least, "
                 f"got {tuple(x.shape[2:])}; pad the image first."
             )
+
+
+def _asked(head: Head, heads: Collection[Head] | None) -> bool:
+    return heads is None or head in heads

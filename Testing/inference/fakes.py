@@ -87,11 +87,11 @@ class ThresholdNetwork(nn.Module):
     def divisor(self) -> tuple[int, ...]:
         return (self.config.divisor,) * self.config.spatial_dims
 
-    def encode(self, x: Tensor, available: Tensor | None = None) -> Tensor:
+    def encode(self, x: Tensor, available: Tensor | None = None, heads=None) -> Tensor:
         self.encoded += 1
         return self.layer(x)
 
-    def decode(self, encoded: Tensor, generators=None) -> DIANetOutput:
+    def decode(self, encoded: Tensor, generators=None, heads=None) -> DIANetOutput:
         rows = len(generators) if generators is not None else 1
         self.decoded += rows
         self.rows = max(self.rows, rows)

@@ -182,7 +182,7 @@ class _Hungry(ThresholdNetwork):
         super().__init__()
         self.limit = limit
 
-    def decode(self, encoded, generators=None):
+    def decode(self, encoded, generators=None, heads=None):
         rows = len(generators) if generators is not None else 1
         if encoded[0, 0].numel() * rows > self.limit:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
@@ -222,7 +222,7 @@ def test_memory_that_never_suffices_gets_a_sentence():
 
 def test_other_errors_of_the_network_are_not_hidden():
     class Broken(ThresholdNetwork):
-        def decode(self, encoded, generators=None):
+        def decode(self, encoded, generators=None, heads=None):
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):

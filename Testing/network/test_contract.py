@@ -21,6 +21,7 @@ from DIANetLib.network import (
     DIANetOutput,
     DiffuserConfig,
     FusionConfig,
+    Head,
     LatentConfig,
     NetworkConfig,
     PyramidConfig,
@@ -306,6 +307,23 @@ def test_forward_is_decode_after_encode(setup: NetworkConfig) -> None:
     assert_equal(model.decode(model.encode(x)), model(x))
     sampled = model.decode(model.encode(x), generators(range(4)))
     assert_equal(sampled, model(x, generators=generators(range(4))))
+
+
+@every_kind
+def test_a_head_asked_for_alone_gives_what_it_gives_beside_the_others(setup: NetworkConfig) -> None:
+    model, x = network(setup), image(setup, 2)
+    together = parts(model(x))
+    of_head: dict[Head, tuple[str, ...]] = {
+        "segmentation": ("mean", "log_variance"),
+        "classification": ("logits",),
+        "reconstruction": ("image",),
+    }
+    for head, names in of_head.items():
+        if not together.keys() & set(names):
+            continue
+        alone = parts(model.decode(model.encode(x, heads=(head,)), heads=(head,)))
+        alone.pop("anatomy", None)
+        assert_close(alone, {name: value for name, value in together.items() if name in names})
 
 
 @every_kind
