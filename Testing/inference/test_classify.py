@@ -160,7 +160,7 @@ def test_wrong_input_gets_a_sentence():
 def test_memory_that_does_not_suffice_gets_a_sentence(monkeypatch):
     what = model()
 
-    def full(*_):
+    def full(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: not enough memory")
 
     monkeypatch.setattr(what.net, "encode", full)
