@@ -142,6 +142,11 @@ class OptimiserConfig(Section):
     batch: int = Field(ge=1)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    gain_rate: float = Field(
+        default=10.0,
+        gt=0.0,
+        description="learning rate of the gains that start at zero, over that of the rest; they do not decay",
+    )
     schedule: Literal["cosine", "poly"] = "cosine"
     warmup_steps: int = 100
     gradient_clip: float = 12.0

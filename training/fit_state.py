@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from DIANetLib.errors import InputError
@@ -16,7 +17,7 @@ from DIANetLib.network import DIANet
 from training.adversary import Adversary
 from training.baselines import build_model
 from training.checkpoint import Checkpoint
-from training.config import TrainingConfig, parse_config
+from training.config import OptimiserConfig, TrainingConfig, parse_config
 from training.datasets import PreparedCase
 from training.distributed import Context
 from training.priors import Priors, learn_priors
@@ -132,9 +133,22 @@ def check_same_fit(
 
 def _state(config: TrainingConfig, model: DIANet, context: Context, priors: Priors) -> FitState:
     settings = config.optimiser
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
     term, latent = config.objective.adversarial, config.network.latent
     adversary = Adversary(term, latent.channels, context) if term is not None and latent is not None else None
     return FitState(model, optimiser, WeightAverage(model, settings.ema_decay), adversary, priors)
+
+
+def parameter_groups(model: nn.Module, settings: OptimiserConfig) -> list[dict[str, Any]]:
+    """The rest of the weights, and the gains of the blocks that start at zero; "scale" multiplies the rate.
+
+    A gain has one number to move where a convolution has thousands. At the same rate a block stays all but
+    closed in a short fit (Bachlechner et al., "ReZero is all you need", UAI 2021, take a rate of their own).
+    """
+    gains = {name for name, _ in model.named_parameters() if name.endswith("gain")}
+    rest = [parameter for name, parameter in model.named_parameters() if name not in gains]
+    own = [parameter for name, parameter in model.named_parameters() if name in gains]
+    groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": settings.weight_decay, "scale": 1.0}]
+    if own:
+        groups.append({"params": own, "weight_decay": 0.0, "scale": settings.gain_rate})
+    return groups

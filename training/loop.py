@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from DIANetLib.errors import ConfigError
 from DIANetLib.network import DIANet, DIANetOutput
 from training.augment import PatchStream
 from training.baselines import build_model
@@ -89,6 +90,7 @@ def fit(
 
     Raises:
         InputError: if the checkpoint found belongs to another configuration, fold or start.
+        ConfigError: if a gradient is not finite.
     """
     torch.manual_seed(config.seed)
     latest = output / "checkpoint.pt"
@@ -160,7 +162,7 @@ class _Steps:
         config, state = self.config, self.state
         rate = learning_rate(config.optimiser, state.step)
         for group in state.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         torch.manual_seed(_step_seed(config.seed, state.step, self.context.rank))
         state.model.train()
         with torch.autocast(self.context.device.type, self.precision, enabled=self.precision is not None):
@@ -176,6 +178,13 @@ class _Steps:
         self.scaler.scale(total).backward()
         self.scaler.unscale_(state.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimiser.gradient_clip)
+        if self.precision is not torch.float16 and not math.isfinite(float(norm)):  # there it is expected
+            raise ConfigError(
+                f"the gradient of step {state.step + 1} is not finite (loss {float(total.detach()):g}); this"
+                " step was not taken.",
+                remedy="Lower optimiser.learning_rate or set optimiser.precision to float32; the same command"
+                " goes on from the last checkpoint, --restart begins anew.",
+            )
         self.scaler.step(state.optimiser)
         self.scaler.update()
         found = {**loss.terms, "loss": total.detach(), "rate": torch.tensor(rate), "gradient_norm": norm}

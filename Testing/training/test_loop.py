@@ -21,6 +21,7 @@ from training.checkpoint import load_checkpoint
 from training.config import OptimiserConfig, TrainingConfig
 from training.datasets import PreparedCase
 from training.distributed import Context, single_device
+from training.fit_state import parameter_groups
 from training.interrupt import stop_request
 from training.loop import fit, learning_rate
 from training.objective import Objective
@@ -245,6 +246,24 @@ def test_validation_of_no_cases_is_zero():
     settings = config()
 
     assert validate(settings, DIANet(settings.network).eval(), []).score == 0.0
+
+
+def test_a_gradient_that_is_not_finite_ends_the_fit_in_a_sentence(cases, tmp_path: Path):
+    spoilt = [replace(case, image=np.full_like(case.image, np.nan)) for case in cases]
+
+    with pytest.raises(ConfigError, match=r"of step 1 is not finite .*Lower optimiser.learning_rate"):
+        run(config(), spoilt, tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_gains_learn_at_a_rate_of_their_own_and_do_not_decay():
+    settings = config(network__pyramid={}, optimiser__gain_rate=5.0)
+    rest, gains = parameter_groups(DIANet(settings.network), settings.optimiser)
+
+    assert (rest["scale"], gains["scale"]) == (1.0, 5.0)
+    assert (rest["weight_decay"], gains["weight_decay"]) == (settings.optimiser.weight_decay, 0.0)
+    assert sorted(gain.numel() for gain in gains["params"]) == sorted(settings.network.widths)
+    assert len(parameter_groups(DIANet(config().network), config().optimiser)) == 1
 
 
 def test_half_precision_is_taken_where_it_is_asked_for():
