@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from DIANetLib import __version__
 from DIANetLib.cli_heads import add_classify, add_reconstruct
-from DIANetLib.cli_images import add_image_arguments, add_run_arguments, image_sources, region
+from DIANetLib.cli_images import add_image_arguments, add_run_arguments, asked, image_sources, region
 from DIANetLib.console import (
     NOTICE,
     classification_lines,
@@ -192,7 +192,6 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _segment(options: argparse.Namespace) -> int:
     from DIANetLib.worker.jobs import SegmentRequest, segment
 
-    explain = tuple(options.explain)
     request = SegmentRequest(
         images=image_sources(options),
         model=options.model,
@@ -201,7 +200,7 @@ def _segment(options: argparse.Namespace) -> int:
         device=options.device,
         samples=options.samples,
         seed=options.seed,
-        explain="all" if explain == ("all",) else "none" if explain == ("none",) else explain,
+        explain=asked(options.explain),
         inner=(
             *(("attention",) if options.attention else ()),
             *(("reliable_path",) if options.reliable_path else ()),

@@ -7,7 +7,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from DIANetLib.cli_images import add_image_arguments, add_run_arguments, image_sources, region
+from DIANetLib.cli_images import add_image_arguments, add_run_arguments, asked, image_sources, region
 from DIANetLib.console import NOTICE, progress_display, table, timing_line
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ def add_reconstruct(parser: argparse.ArgumentParser) -> None:
 def _classify(options: argparse.Namespace) -> int:
     from DIANetLib.worker.classifying import ClassifyRequest, classify
 
-    explain = tuple(options.explain)
     request = ClassifyRequest(
         images=image_sources(options),
         model=options.model,
@@ -58,7 +57,7 @@ def _classify(options: argparse.Namespace) -> int:
         device=options.device,
         samples=options.samples,
         seed=options.seed,
-        explain="all" if explain == ("all",) else "none" if explain == ("none",) else explain,
+        explain=asked(options.explain),
         layer=options.layer,
         series=options.series,
         overwrite=options.overwrite,

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from DIANetLib.errors import InputError
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from DIANetLib.inference.prediction import Box
     from DIANetLib.worker.reading import ImageSource
 
-__all__ = ["add_image_arguments", "add_run_arguments", "image_sources", "region"]
+__all__ = ["add_image_arguments", "add_run_arguments", "asked", "image_sources", "region"]
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +62,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the stochastic passes (default: 0)")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def asked(names: Sequence[str]) -> tuple[str, ...] | Literal["all", "none"]:
+    """What `--explain` says: all, none, or which."""
+    if list(names) == ["all"]:
+        return "all"
+    return "none" if list(names) == ["none"] else tuple(names)
 
 
 def image_sources(options: argparse.Namespace) -> tuple[ImageSource, ...]:

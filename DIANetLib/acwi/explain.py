@@ -150,7 +150,7 @@ class _Window:
             self.x = x.detach().clone()
             with torch.no_grad(), untouched(model):
                 model.eval()
-                self.encoded: Encoded = model.encode(self.x, available)
+                self.encoded: Encoded = model.encode(self.x, available, heads=["segmentation"])
         self.model, self.available = model, available
 
     def map(self, channel: int, layer: str, mask: Tensor | None) -> tuple[Tensor, int]:
@@ -195,7 +195,7 @@ class _Score(nn.Module):
         if self.encoded is None:
             output = self.model(start, available=self.available)
         else:
-            output = self.model.decode(replace(self.encoded, features=start))
+            output = self.model.decode(replace(self.encoded, features=start), heads=["segmentation"])
         logits: Tensor = output.segmented.mean[0].float()  # (K, *S)
         weight = self._weight(logits.detach()).to(logits)
         return ((logits[self.channel] * weight).sum() / weight.sum()).reshape(1, 1)

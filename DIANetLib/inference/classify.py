@@ -23,7 +23,7 @@ from DIANetLib.inference.grid import for_inference
 from DIANetLib.inference.memory import describe_device, divisors, is_out_of_memory, resolve_device
 from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.prediction import Box, Progress
-from DIANetLib.inference.sampling import autocast, interruptible, sample_generators
+from DIANetLib.inference.sampling import autocast, check_draws, interruptible, sample_generators
 from DIANetLib.inference.sliding_window import Sizes, Window, round_up
 from DIANetLib.modalities import missing_sentence
 from DIANetLib.network import DIANet
@@ -87,8 +87,7 @@ class Classifier:
             DeviceError: Memory does not suffice, not even on the CPU.
             InputError: The volumes are not what the model needs.
         """
-        if samples < 0 or seed < 0:
-            raise InputError(f"samples and seed must be 0 or more, got {samples} and {seed}.")
+        check_draws(samples, seed)
         model, meter, warnings = self.model, Meter(progress, cancel), []
         flat = model.network(self.device).config.spatial_dims == 2
         with meter.stage("prepare"):

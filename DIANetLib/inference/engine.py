@@ -24,6 +24,7 @@ from DIANetLib.inference.grid import GridRun, NetworkSource
 from DIANetLib.inference.memory import describe_device, resolve_device
 from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.prediction import Box, ModelRef, Prediction, Progress
+from DIANetLib.inference.sampling import check_draws
 from DIANetLib.modalities import assign, missing_sentence
 from DIANetLib.preprocess import Prepared, PreprocessConfig, on_one_grid, prepare
 from DIANetLib.structures import Structure
@@ -133,8 +134,7 @@ class Segmenter:
             DeviceError: Memory does not suffice for the smallest window, not even on the CPU.
             InputError: The volumes are not what the model needs, or what it looks for is not there.
         """
-        if samples < 0 or seed < 0:
-            raise InputError(f"samples and seed must be 0 or more, got {samples} and {seed}.")
+        check_draws(samples, seed)
         run = _Run(self, samples, seed, Meter(progress, cancel))
         prediction, regions = run.segment(volumes, roi, keep_probabilities)
         if keep_features:

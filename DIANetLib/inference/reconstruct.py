@@ -31,7 +31,7 @@ from DIANetLib.inference.memory import (
 from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.prediction import Progress
 from DIANetLib.inference.reconstruction import Reconstruction
-from DIANetLib.inference.sampling import autocast, interruptible, sample_generators
+from DIANetLib.inference.sampling import autocast, check_draws, interruptible, sample_generators
 from DIANetLib.inference.sliding_window import Window, gaussian_weights, plan_windows
 from DIANetLib.preprocess import Prepared, deviation_of, part_of, prepare, restore
 from DIANetLib.volume import Volume
@@ -88,8 +88,7 @@ class Reconstructor:
             Cancelled: ``cancel`` said so.
             InputError: The image is not what the model needs.
         """
-        if samples < 0 or seed < 0:
-            raise InputError(f"samples and seed must be 0 or more, got {samples} and {seed}.")
+        check_draws(samples, seed)
         model, meter = self.model, Meter(progress, cancel)
         warnings: list[str] = []
         with meter.stage("prepare"):

@@ -17,9 +17,20 @@ import torch
 from torch import Tensor
 
 from DIANetLib.acwi.uncertainty import RunningUncertainty, UncertaintyMaps
+from DIANetLib.errors import InputError
 from DIANetLib.network import DIANet, SegmentationOutput
 
-__all__ = ["autocast", "interruptible", "sample_generators", "sample_window"]
+__all__ = ["autocast", "check_draws", "interruptible", "sample_generators", "sample_window"]
+
+
+def check_draws(samples: int, seed: int) -> None:
+    """Refuse what no stochastic passes can be made of.
+
+    Raises:
+        InputError: One of them is negative.
+    """
+    if samples < 0 or seed < 0:
+        raise InputError(f"samples and seed must be 0 or more, got {samples} and {seed}.")
 
 
 def sample_generators(seed: int, window: int, samples: Sequence[int]) -> list[torch.Generator]:

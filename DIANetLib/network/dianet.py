@@ -151,16 +151,14 @@ class DIANet(nn.Module):
         features = self.pyramid(features) if self.pyramid is not None else features  # (7, 8)
         features = self.attention(features) if self.attention is not None else features  # (9)
         latent = self.latent(features[-1]) if self.latent is not None else None  # (10, 13)
-        segmented = self.segmentation is not None and _asked("segmentation", heads)
-        reconstructed = self.reconstruction is not None and _asked("reconstruction", heads)
+        segmentation = self.segmentation if _asked("segmentation", heads) else None
+        reconstruction = self.reconstruction if _asked("reconstruction", heads) else None
         return Encoded(
             features[-1],
             latent,
-            self.segmentation.prepare(features) if self.segmentation is not None and segmented else (),
-            self.reconstruction.prepare(features)
-            if self.reconstruction is not None and reconstructed
-            else (),
-            x if reconstructed else None,
+            segmentation.prepare(features) if segmentation is not None else (),
+            reconstruction.prepare(features) if reconstruction is not None else (),
+            x if reconstruction is not None else None,
         )
 
     def decode(

@@ -11,7 +11,14 @@ from DIANetLib.bundle import LoadedModel, load_bundle
 from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import Box, Progress
 from DIANetLib.worker.case import Cancel, Report, or_on_the_cpu, stop_if
-from DIANetLib.worker.reading import Clock, ImageSource, assign_modalities, box_of_mask, read_images
+from DIANetLib.worker.reading import (
+    Clock,
+    ImageSource,
+    assign_modalities,
+    box_of_mask,
+    check_draws,
+    read_images,
+)
 
 if TYPE_CHECKING:
     from DIANetLib.formats.class_folder import ClassPaths
@@ -87,10 +94,7 @@ def classify(
             f"The model {model.name!r} does not classify images.",
             remedy="Choose a model that has classes; `dianet models` lists what each model does.",
         )
-    if request.samples < 0 or request.seed < 0:
-        raise InputError(
-            f"Samples and seed are {request.samples} and {request.seed}, expected 0 or more of each."
-        )
+    check_draws(request.samples, request.seed)
     keys = _keys(request.explain, model)
     sources, notes = assign_modalities(request.images, model)
     volumes = read_images(sources, request.series, report, cancel)

@@ -20,7 +20,25 @@ if TYPE_CHECKING:
     from DIANetLib.bundle import LoadedModel
     from DIANetLib.volume import Volume
 
-__all__ = ["Clock", "ImageSource", "assign_modalities", "box_from_ras", "box_of_mask", "read_images"]
+__all__ = [
+    "Clock",
+    "ImageSource",
+    "assign_modalities",
+    "box_from_ras",
+    "box_of_mask",
+    "check_draws",
+    "read_images",
+]
+
+
+def check_draws(samples: int, seed: int) -> None:
+    """Refuse what no stochastic passes can be made of, before anything is read.
+
+    Raises:
+        InputError: One of them is negative.
+    """
+    if samples < 0 or seed < 0:
+        raise InputError(f"Samples and seed are {samples} and {seed}, expected 0 or more of each.")
 
 
 @dataclass(frozen=True)

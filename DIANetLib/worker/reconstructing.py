@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DIANetLib.bundle import load_bundle
-from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import Progress
 from DIANetLib.worker.case import Cancel, Report, stop_if
-from DIANetLib.worker.reading import Clock, ImageSource, assign_modalities, read_images
+from DIANetLib.worker.reading import Clock, ImageSource, assign_modalities, check_draws, read_images
 
 if TYPE_CHECKING:
     from DIANetLib.formats.reconstruction_folder import ReconstructionPaths
@@ -79,10 +78,7 @@ def reconstruct(
     from DIANetLib.inference.reconstruct import Reconstructor, check_denoises
 
     check_denoises(model)
-    if request.samples < 0 or request.seed < 0:
-        raise InputError(
-            f"Samples and seed are {request.samples} and {request.seed}, expected 0 or more of each."
-        )
+    check_draws(request.samples, request.seed)
     sources, _ = assign_modalities(request.images, model)
     (image,) = read_images(sources, request.series, report, cancel)
     clock.lap("read")

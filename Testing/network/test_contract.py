@@ -110,6 +110,27 @@ KINDS += [
     for dims, modalities in itertools.product((2, 3), (1, 2, 3, 4))
 ]
 every_kind = pytest.mark.parametrize("setup", KINDS)
+some_kinds = pytest.mark.parametrize(
+    "setup",
+    [
+        config(2),
+        config(3),
+        config(3, **REFINEMENTS),
+        config(2, **CONTEXT),
+        config(3, **CONTEXT),
+        config(2, **EVERYTHING),
+        config(3, **EVERYTHING),
+    ],
+    ids=[
+        "2d",
+        "3d",
+        "3d-codebook-diffuser",
+        "2d-pyramid-attention",
+        "3d-pyramid-attention",
+        "2d-all",
+        "3d-all",
+    ],
+)
 
 
 @every_kind
@@ -401,27 +422,7 @@ def test_the_default_explainable_layer_is_read_by_some_head(setup: NetworkConfig
     assert gradient[0].any()
 
 
-@pytest.mark.parametrize(
-    "setup",
-    [
-        config(2),
-        config(3),
-        config(3, **REFINEMENTS),
-        config(2, **CONTEXT),
-        config(3, **CONTEXT),
-        config(2, **EVERYTHING),
-        config(3, **EVERYTHING),
-    ],
-    ids=[
-        "2d",
-        "3d",
-        "3d-codebook-diffuser",
-        "2d-pyramid-attention",
-        "3d-pyramid-attention",
-        "2d-all",
-        "3d-all",
-    ],
-)
+@some_kinds
 def test_channels_last_and_contiguous_agree(setup: NetworkConfig) -> None:
     model, x = network(setup), image(setup, 2)
     contiguous = parts(model(x, generators=generators(range(4))))
@@ -431,27 +432,7 @@ def test_channels_last_and_contiguous_agree(setup: NetworkConfig) -> None:
     assert_close(parts(other), contiguous)
 
 
-@pytest.mark.parametrize(
-    "setup",
-    [
-        config(2),
-        config(3),
-        config(3, **REFINEMENTS),
-        config(2, **CONTEXT),
-        config(3, **CONTEXT),
-        config(2, **EVERYTHING),
-        config(3, **EVERYTHING),
-    ],
-    ids=[
-        "2d",
-        "3d",
-        "3d-codebook-diffuser",
-        "2d-pyramid-attention",
-        "3d-pyramid-attention",
-        "2d-all",
-        "3d-all",
-    ],
-)
+@some_kinds
 def test_bfloat16_stays_within_two_hundredths_of_the_probabilities(setup: NetworkConfig) -> None:
     model, x = network(setup), image(setup)
     with torch.no_grad():
