@@ -192,7 +192,7 @@ def orphan(base, name="dianet-orphan"):
     """A folder whose owner has been killed."""
     code = (
         f"from pathlib import Path; from DIANetLib.worker.exchange import Exchange; import os;"
-        f"print(Exchange.create(Path({str(base)!r})).folder.name); os._exit(9)"
+        f"print(Exchange.create(Path({str(base)!r})).folder.name, flush=True); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     (base / done.stdout.strip()).rename(base / name)

@@ -338,11 +338,11 @@ def test_a_line_without_end_does_not_fill_the_memory(start_worker):
 
 POLLUTION = """
 import os, threading, time
-print("a library says hello")
+print("a library says hello", flush=True)
 os.write(1, b"no end of line")
 def chatter():
     while True:
-        print("chatter")
+        print("chatter", flush=True)
         os.write(1, b"\\x1e{not an event}\\nmore")
         time.sleep(0.002)
 threading.Thread(target=chatter, daemon=True).start()
