@@ -37,6 +37,7 @@ _OFF_OBJECTIVE: dict[str, Any] = {
     "cut": None,
     "adversarial": None,
 }
+# `objective.fade` stays as it is: it concerns the terms of any arm.
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def arms_of(config: TrainingConfig) -> dict[str, Arm]:
         )
     latent = {"channels": 32, "path_dropout": 0.0}
     if network.latent is not None:
-        latent = {"channels": network.latent.channels, "path_dropout": network.latent.path_dropout}
+        taken = {"channels", "path_dropout", "skip_dropout"}
+        latent = network.latent.model_dump(mode="json", include=taken)
     rank = network.latent.rank if network.latent is not None and network.latent.rank else 4
 
     def block(name: str) -> dict[str, Any]:

@@ -75,12 +75,18 @@ class CutTerm(Section):
     """The prior on the border between two structures that meet in one plane.
 
     Attributes:
-        weight: of the term, whose parts `DIANetLib.losses.cut.CutWeights` balances.
+        weight: of the term as a whole.
+        shares: of the divergence of the slices' shares within it, as `DIANetLib.losses.cut.CutWeights`.
+        single: of slices in which both classes are mixed.
+        position: of the cut's usual place.
         structures: keys of the two structures.
         axis: of the image, across the plane.
     """
 
     weight: float = Field(default=1.0, gt=0.0)
+    shares: float = Field(default=0.05, ge=0.0)
+    single: float = Field(default=0.02, ge=0.0)
+    position: float = Field(default=0.01, ge=0.0)
     structures: tuple[str, str]
     axis: Literal["i", "j", "k"] = "j"
 
@@ -120,6 +126,8 @@ class ObjectiveConfig(Section):
         spatial_prior: of the divergence of the segmentation from the atlas.
         cut: the prior on a planar border, or None.
         adversarial: alignment of the latents with their prior, (15), or None.
+        fade: share of the fit's end over which the anatomical and adversarial terms fall to zero, so that the
+            tasks have the last word; 0 keeps them to the end.
     """
 
     logit_draws: int = Field(default=4, ge=2)
@@ -133,6 +141,11 @@ class ObjectiveConfig(Section):
     spatial_prior: float = Field(default=0.0, ge=0.0)
     cut: CutTerm | None = None
     adversarial: AdversarialTerm | None = None
+    fade: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    def strength(self, progress: float) -> float:
+        """Factor of the anatomical and adversarial weights where `progress` (0 to 1) of the fit is done."""
+        return 1.0 if self.fade == 0.0 else min(1.0, (1.0 - progress) / self.fade)
 
     @property
     def needs_atlas(self) -> bool:

@@ -169,11 +169,13 @@ class _Steps:
             output: DIANetOutput = self.runner(
                 batch.images, available=batch.available, operator=batch.operator
             )
-        loss = self.objective(output, batch)
+        progress = state.step / config.optimiser.steps
+        loss = self.objective(output, batch, progress)
         total, vectors = loss.total, None
         if state.adversary is not None and output.h is not None:
             vectors = state.adversary.vectors(output.h)
-            total = total + state.adversary.encoder_term(vectors, state.step)
+            term = state.adversary.encoder_term(vectors, state.step)
+            total = total + config.objective.strength(progress) * term
         state.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(state.optimiser)

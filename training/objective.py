@@ -15,7 +15,7 @@ from torch import Tensor
 
 from DIANetLib.losses.anatomy import domain_regulariser, spatial_prior_kl
 from DIANetLib.losses.classification import classification_loss
-from DIANetLib.losses.cut import cut_loss
+from DIANetLib.losses.cut import CutWeights, cut_loss
 from DIANetLib.losses.distribution import distribution_divergence
 from DIANetLib.losses.latent import free_bits_kl, gaussian_kl, total_correlation
 from DIANetLib.losses.reconstruction import ReconstructionLoss
@@ -71,8 +71,9 @@ class Objective(torch.nn.Module):
             ReconstructionLoss(data_weight=task.consistency, norm=task.error) if task is not None else None
         )
 
-    def forward(self, output: DIANetOutput, batch: Batch) -> Loss:
-        """Loss of a training pass."""
+    def forward(self, output: DIANetOutput, batch: Batch, progress: float = 0.0) -> Loss:
+        """Loss of a training pass, made where `progress` (0 to 1) of the fit is done."""
+        strength = self.config.strength(progress)
         weighted: list[Tensor] = []
         terms: dict[str, Tensor] = {}
 
@@ -88,7 +89,7 @@ class Objective(torch.nn.Module):
                 "task", self.tasks.segmentation, self._segmentation(output.segmentation, probabilities, batch)
             )
             for name, weight, value in self._anatomical(probabilities, output.anatomy, batch):
-                add(name, weight, value)
+                add(name, strength * weight, value)
         if output.classification is not None:
             logits = output.classification.logits
             value = logits.float().sum() * 0.0
@@ -130,7 +131,8 @@ class Objective(torch.nn.Module):
             value = distribution_divergence(anatomy, batch.labels, batch.labelled)
             found.append(("anatomy", config.anatomy, value))
         if config.cut is not None and cut is not None:
-            value = cut_loss(probabilities, cut, batch.labels, batch.labelled).total
+            weights = CutWeights(config.cut.shares, config.cut.single, config.cut.position)
+            value = cut_loss(probabilities, cut, batch.labels, batch.labelled, weights=weights).total
             found.append(("cut", config.cut.weight, value))
         if atlas is None:
             return found

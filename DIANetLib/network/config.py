@@ -25,6 +25,12 @@ class LatentConfig(BaseModel):
     path_dropout: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="how often a random pass reads h alone, without the features"
     )
+    skip_dropout: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="how often a random pass segments without the skips of all but the finest scale",
+    )
     rank: int = Field(default=0, ge=0, description="r of Sigma = diag(sigma^2) + U U^T; 0: diagonal")
     anatomy: bool = Field(
         default=False, description="whether a class distribution P(h) is decoded from h alone, (11, 14)"

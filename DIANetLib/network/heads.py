@@ -33,11 +33,25 @@ class DecoderScale(nn.Module):
         self.activation = activation()
         self.dropout = dropout
 
-    def forward(self, x: Tensor, prepared_skip: Tensor, source: RandomSource) -> Tensor:
-        """Map (N, inputs, *S) and the prepared skip (B, outputs, *S'), B dividing N, to (N, outputs, *S')."""
+    def forward(
+        self, x: Tensor, prepared_skip: Tensor, source: RandomSource, kept: Tensor | None = None
+    ) -> Tensor:
+        """Decode one scale.
+
+        Args:
+            x: (N, inputs, *S).
+            prepared_skip: (B, outputs, *S'), B dividing N.
+            source: of the dropout.
+            kept: (N, 1, 1, ...), 0 for rows without skip; None where all have it.
+
+        Returns:
+            (N, outputs, *S').
+        """
         y = self.up_half(self.up(x))
         rows, batch = y.shape[0], prepared_skip.shape[0]
-        if rows == batch:
+        if kept is not None:
+            y = y + kept * prepared_skip.repeat_interleave(rows // batch, 0)
+        elif rows == batch:
             y = y + prepared_skip
         else:  # broadcast over the samples of a case without copying its skip
             y = (y.unflatten(0, (batch, rows // batch)) + prepared_skip.unsqueeze(1)).flatten(0, 1)
@@ -51,6 +65,7 @@ class SegmentationHead(nn.Module):
         super().__init__()
         dims, widths = config.spatial_dims, config.widths
         self.classes = config.classes
+        self.skip_dropout = config.latent.skip_dropout if config.latent else 0.0
         self.heteroscedastic = config.heteroscedastic
         # coarsest first, as they are run
         self.scales = nn.ModuleList(
@@ -105,8 +120,12 @@ class SegmentationHead(nn.Module):
         """
         x = bottleneck
         outputs = []
-        for scale, skip in zip(self.scales, prepared, strict=True):
-            x = scale(x, skip, source)
+        # With every skip at hand a decoder never needs h; without the coarse ones it does.
+        kept = None
+        if source.stochastic and self.skip_dropout > 0.0:
+            kept = source.kept_rows(bottleneck, self.skip_dropout)
+        for place, (scale, skip) in enumerate(zip(self.scales, prepared, strict=True), start=1):
+            x = scale(x, skip, source, kept if place < len(self.scales) else None)
             outputs.append(x)
         logits = self.logits(x)
         auxiliary: tuple[Tensor, ...] = ()

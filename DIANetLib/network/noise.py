@@ -53,7 +53,11 @@ class RandomSource:
         """Blank whole rows of `x` (N, C, ...) with probability `rate`, leaving the others as they are."""
         if not self.stochastic or rate == 0.0:
             return x
-        return x * (self._uniform(x, 1) >= rate).to(x.dtype)
+        return x * self.kept_rows(x, rate)
+
+    def kept_rows(self, x: Tensor, rate: float) -> Tensor:
+        """Ones for the rows of `x` (N, C, ...) to keep, zeros for those to blank, (N, 1, 1, ...)."""
+        return (self._uniform(x, 1) >= rate).to(x.dtype)
 
     def channel_dropout(self, x: Tensor, rate: float) -> Tensor:
         """Drop whole channels of `x` (N, C, ...) with probability `rate`; the rest grows by 1/(1 - rate)."""

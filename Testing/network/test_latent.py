@@ -99,6 +99,34 @@ def test_a_random_pass_now_and_then_reads_h_alone() -> None:
     assert 10 <= sum(blanked) <= 30
 
 
+def test_a_random_pass_now_and_then_goes_without_the_coarse_skips() -> None:
+    setup = config(2, dropout=0.0, decoder_dropout=0.0, widths=(4, 6, 8), blocks=(1, 1, 1), strides=(2, 2))
+    model = network(setup.model_copy(update={"latent": LatentConfig(channels=3, skip_dropout=0.5)}))
+    assert model.segmentation is not None
+    model.requires_grad_(False)
+    encoded = model.encode(image(setup))
+    blind = replace(
+        encoded, prepared=(*(torch.zeros_like(skip) for skip in encoded.prepared[:-1]), encoded.prepared[-1])
+    )
+    rows = generators(range(40))
+    plain = model.decode(encoded, generators(range(40)), heads=["segmentation"]).segmented.mean
+    without = model.decode(blind, rows, heads=["segmentation"]).segmented.mean
+    same = torch.isclose(plain, without, atol=1e-6).flatten(1).all(1)
+    assert 10 <= int(same.sum()) <= 30  # those had no coarse skips in either run
+    mean = model.decode(encoded).segmented.mean  # the mean pass has them all
+    assert not torch.allclose(mean, model.decode(blind).segmented.mean)
+
+
+def test_a_row_without_skips_is_the_same_alone_and_in_a_batch() -> None:
+    setup = config(2).model_copy(update={"latent": LatentConfig(channels=3, skip_dropout=0.5)})
+    model = network(setup)
+    model.requires_grad_(False)
+    encoded = model.encode(image(setup))
+    together = model.decode(encoded, generators(range(6))).segmented.mean
+    alone = [model.decode(encoded, generators([seed])).segmented.mean for seed in range(6)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 def test_path_dropout_blanks_whole_rows_and_leaves_the_others() -> None:
     x = torch.randn(200, 3, 2, 2)
     kept = RandomSource(generators(range(200)), stochastic=True).path_dropout(x, 0.25)

@@ -117,6 +117,40 @@ def test_every_term_is_what_its_loss_gives_and_the_sum_is_weighted(cases: list[P
     assert loss.terms["kl_active"] == 4
 
 
+def test_the_parts_of_the_cut_weigh_as_configured(cases: list[PreparedCase]):
+    settings = everything()
+    priors = learn_priors(settings, cases)
+    assert settings.objective.cut is not None
+    assert priors.cut is not None
+    term = settings.objective.cut.model_copy(update={"shares": 0.3, "single": 0.0, "position": 0.0})
+    rules = ObjectiveConfig(cut=term)
+    batch = batch_of(settings, cases[:2])
+    output = DIANetOutput(SegmentationOutput(torch.randn(2, 3, *batch.images.shape[2:])))
+
+    found = Objective(rules, priors=priors)(output, batch).terms["cut"]
+
+    parts = cut_loss(torch.softmax(output.segmented.mean, 1), priors.cut, batch.labels, batch.labelled)
+    torch.testing.assert_close(found, 0.3 * parts.shares)
+
+
+def test_terms_beside_the_tasks_fade_at_the_end_of_a_fit(cases: list[PreparedCase]):
+    settings = everything()
+    priors = learn_priors(settings, cases)
+    rules = ObjectiveConfig(cut=settings.objective.cut, spatial_prior=0.4, fade=0.5)
+    batch = batch_of(settings, cases[:2])
+    output = DIANetOutput(SegmentationOutput(torch.randn(2, 3, *batch.images.shape[2:])))
+    objective = Objective(rules, priors=priors)
+
+    first, middle, late, last = (objective(output, batch, done) for done in (0.0, 0.5, 0.75, 1.0))
+
+    assert rules.cut is not None
+    extra = rules.cut.weight * first.terms["cut"] + 0.4 * first.terms["spatial_prior"]
+    torch.testing.assert_close(first.total, first.terms["task"] + extra)
+    torch.testing.assert_close(middle.total, first.total)
+    torch.testing.assert_close(late.total, first.terms["task"] + extra / 2)
+    torch.testing.assert_close(last.total, first.terms["task"])
+
+
 @pytest.mark.parametrize("known", ["nothing", "labels", "targets"])
 def test_whatever_is_known_every_parameter_has_a_finite_gradient(cases: list[PreparedCase], known: str):
     settings = everything()
