@@ -29,7 +29,9 @@ LIGHT_MODULES = [
     "DIANetLib.formats.image",
     "DIANetLib.formats.dicom",
     "DIANetLib.formats.segmentation",
+    "DIANetLib.acwi.quality",
     "DIANetLib.acwi.review",
+    "DIANetLib.acwi.worklist",
     "DIANetLib.bundle",
     "DIANetLib.cli",
 ]

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -31,8 +32,9 @@ State = Literal["open", "accepted", "corrected", "skipped"]
 Point = tuple[float, float, float]
 
 SCHEMA = "dianet.regions"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 added `changed` and `reviewer`
 
+_SINCE_2 = ("changed", "reviewer")
 _PLACES_PER_REGION = 10  # places come in falling order of error: later ones could not reach the list
 
 
@@ -51,6 +53,8 @@ class Region:
         expected_error_mm3: sum of the error probability over its voxels times the volume of a voxel.
         peak: its greatest error probability.
         state: what the reviewer said of it.
+        changed: when the state was set, ISO 8601 with offset from UTC; empty while it is open.
+        reviewer: who set the state; may be empty.
     """
 
     rank: int
@@ -62,6 +66,8 @@ class Region:
     expected_error_mm3: float
     peak: float
     state: State = "open"
+    changed: str = ""
+    reviewer: str = ""
 
 
 def find_regions(
@@ -171,7 +177,7 @@ def regions_from_csv(text: str) -> tuple[Region, ...]:
         InputError: not such a text, or of a newer version.
     """
     lines = list(csv.reader(io.StringIO(text)))
-    if not lines or lines[0] != _columns():
+    if not lines or lines[0] not in (_columns(), _columns()[: -len(_SINCE_2)]):
         raise InputError(f"The CSV text is no list of regions: expected the columns {', '.join(_columns())}.")
     regions = []
     for line in lines[1:]:
@@ -266,8 +272,11 @@ def _region(row: Any) -> Region:
         points = {n: tuple(float(v) for v in row[n]) for n in ("centre", "lo", "hi")}
         if any(len(point) != 3 for point in points.values()):
             raise ValueError("a point needs three coordinates")
+        said = {n: str(row.get(n) or "") for n in _SINCE_2}
+        if said["changed"] and datetime.fromisoformat(said["changed"]).tzinfo is None:
+            raise ValueError(f"the time {said['changed']} has no offset from UTC")
         keys = tuple(str(key) for key in row["structures"])
-        return Region(rank=int(row["rank"]), structures=keys, state=state, **numbers, **points)  # type: ignore[arg-type]
+        return Region(rank=int(row["rank"]), structures=keys, state=state, **said, **numbers, **points)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"The list of regions has an entry that cannot be read: {error}.") from error
 
