@@ -14,12 +14,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from DIANetLib import __version__
+from DIANetLib.acwi.quality import LEVEL
 from DIANetLib.inference.classification import Classification
 from DIANetLib.inference.prediction import UNCERTAINTY_KINDS, ModelRef, PathMap, Prediction
 from DIANetLib.structures import Code, Structure
 from DIANetLib.volume import Geometry, Volume
 
 __all__ = [
+    "ESTIMATED_DICE_METHOD",
     "EXPECTED_DICE_METHOD",
     "RESEARCH_USE_NOTICE",
     "RESULT_FORMAT",
@@ -41,6 +43,10 @@ RESEARCH_USE_NOTICE = (
 )
 EXPECTED_DICE_METHOD = (
     "closed form from calibrated probabilities: 2 * sum of p over the mask / (mask + sum of p)"
+)
+ESTIMATED_DICE_METHOD = (
+    "regression on the mean Dice between samples and on the closed form from calibrated probabilities,"
+    " fitted on cases that the weights have not seen and on corrupted copies of them; 90 % interval"
 )
 
 
@@ -189,6 +195,17 @@ def _code(code: Code | None) -> dict[str, str] | None:
     return None if code is None else {"scheme": code.scheme, "value": code.value, "meaning": code.meaning}
 
 
+def _expected_dice(key: str, prediction: Prediction) -> dict[str, Any]:
+    interval, told = prediction.dice_interval.get(key), prediction.quality.get(key)
+    return {
+        "value": prediction.expected_dice[key],
+        "interval": None if interval is None else list(interval),
+        "level": LEVEL,
+        "method": EXPECTED_DICE_METHOD if interval is None else ESTIMATED_DICE_METHOD,
+        "sample_agreement": None if told is None else told.agreement,
+    }
+
+
 def _structure(
     structure: Structure, prediction: Prediction, means: Mapping[str, float | None]
 ) -> dict[str, Any]:
@@ -202,10 +219,6 @@ def _structure(
         "modifier": _code(structure.modifier),
         "volume_ml": float(prediction.volumes_ml[structure.key]),
         "expected_confidence": prediction.confidence[structure.key],
-        "expected_dice": {
-            "value": prediction.expected_dice[structure.key],
-            "interval": None,
-            "method": EXPECTED_DICE_METHOD,
-        },
+        "expected_dice": _expected_dice(structure.key, prediction),
         "mean_uncertainty_nats": dict(means),
     }

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from DIANetLib.errors import InputError
 
 if TYPE_CHECKING:
+    from DIANetLib.acwi.quality import QualityFeatures
     from DIANetLib.inference.classification import Classification
     from DIANetLib.structures import Structure
     from DIANetLib.volume import Geometry, Volume
@@ -172,8 +173,9 @@ class Prediction:
             "heteroscedastic" (mean logit variance, no unit) where the network has a log-variance head.
         variance: Per structure the variance of its probability over the samples (Eq. 34), float32, 0 to 0.25.
         confidence: Mean calibrated probability of the structure over its own voxels, 0 to 1; None if empty.
-        expected_dice: Dice to be expected from the calibrated probabilities,
-            2 * sum of p over the mask / (voxels of the mask + sum of p); None if the structure is empty.
+        expected_dice: Dice to be expected; None if the structure is empty. Where `dice_interval` has an
+            interval it is the estimate of the model's `QualityModel`; else it is the closed form of the
+            calibrated probabilities, 2 * sum of p over the mask / (voxels of the mask + sum of p).
         volumes_ml: Volume in ml.
         error_probability: Calibrated 1 - max p, float32, 0 to 1.
         samples: Stochastic passes; 0 is one plain pass, whose epistemic part is zero.
@@ -187,6 +189,10 @@ class Prediction:
         missing_modalities: Names of the model's modalities that were not given.
         classifications: What the image as a whole, or each region of interest, was taken for, where the model
             has a classification head too.
+        dice_interval: 90 % interval of the Dice, where the model has a `QualityModel` and the samples are two
+            or more; None, or no entry, elsewhere.
+        quality: What the samples tell of each structure; None if it is empty, no entry for less than two
+            samples.
     """
 
     geometry: Geometry
@@ -208,6 +214,8 @@ class Prediction:
     localiser: ModelRef | None = None
     missing_modalities: tuple[str, ...] = ()
     classifications: tuple[Classification, ...] = ()
+    dice_interval: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    quality: Mapping[str, QualityFeatures | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]
@@ -222,6 +230,10 @@ class Prediction:
                     f"Prediction.{name} must have one entry per structure ({', '.join(sorted(keys))}), "
                     f"got {', '.join(sorted(getattr(self, name))) or 'none'}"
                 )
+        for name in ("dice_interval", "quality"):
+            unknown = set(getattr(self, name)) - keys
+            if unknown:
+                raise ValueError(f"Prediction.{name} has {', '.join(sorted(unknown))}, which is no structure")
         volumes = [self.labels, self.error_probability, *self.uncertainty.values(), *self.variance.values()]
         for volume in [*volumes, *(self.probabilities or {}).values()]:
             if volume.array.shape != self.geometry.shape:

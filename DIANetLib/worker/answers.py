@@ -196,15 +196,18 @@ def _maps(prediction: Prediction, gradcam: Mapping[str, Volume], inner: InnerMap
 
 
 def _summaries(prediction: Prediction) -> tuple[StructureSummary, ...]:
-    return tuple(
-        StructureSummary(
-            structure.key,
-            prediction.volumes_ml[structure.key],
-            prediction.confidence[structure.key],
-            prediction.expected_dice[structure.key],
+    def summary(key: str) -> StructureSummary:
+        low, high = prediction.dice_interval.get(key) or (None, None)
+        return StructureSummary(
+            key,
+            prediction.volumes_ml[key],
+            prediction.confidence[key],
+            prediction.expected_dice[key],
+            low,
+            high,
         )
-        for structure in prediction.structures
-    )
+
+    return tuple(summary(structure.key) for structure in prediction.structures)
 
 
 def _regions_text(regions: Sequence[Region]) -> str:

@@ -254,12 +254,16 @@ class StructureSummary:
         volume_ml: Volume in ml.
         confidence: Mean calibrated probability over its voxels, 0 to 1; None if it is empty.
         expected_dice: Dice to be expected, 0 to 1; None if it is empty.
+        dice_low: Lower end of the Dice's 90 % interval; None where there is none.
+        dice_high: Upper end of it; None where there is none.
     """
 
     key: str
     volume_ml: float
     confidence: float | None
     expected_dice: float | None
+    dice_low: float | None = None
+    dice_high: float | None = None
 
 
 @dataclass(frozen=True)
