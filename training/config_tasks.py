@@ -28,6 +28,8 @@ class ReconstructionTask(Section):
         complex: whether images are complex, their real and imaginary part being the network's two channels; a
             single modality gets an imaginary part of zero. What was measured is then kept exactly. Without
             it, "kspace" degrades each modality for itself and the network reads the real part.
+        coil: share of complex patches that are made to look as one receiver coil sees them, before anything
+            is left out; see `training.coil`.
         share: share of patches that are degraded. Beside another task, the rest is read as it is.
     """
 
@@ -39,6 +41,7 @@ class ReconstructionTask(Section):
     error: Literal["l1", "l2"] = "l1"
     consistency: float = Field(default=0.1, ge=0.0)
     complex: bool = False
+    coil: float = Field(default=0.0, ge=0.0, le=1.0)
     share: float = Field(default=1.0, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
@@ -46,6 +49,8 @@ class ReconstructionTask(Section):
         low, high = self.sigma
         if not 0.0 <= low <= high:
             raise ValueError(f"sigma: expected two rising numbers of at least 0, got {list(self.sigma)}")
+        if self.coil > 0.0 and not self.complex:
+            raise ValueError("coil: expected complex images, got complex false")
         for factor in self.accelerations:
             if factor <= 1.0:
                 raise ValueError(f"accelerations: expected factors above 1, got {list(self.accelerations)}")

@@ -21,6 +21,7 @@ from DIANetLib.operators import (
     cartesian_masks,
     complex_channels,
 )
+from training.coil import seen_by_coil
 from training.config_tasks import ReconstructionTask
 
 
@@ -83,6 +84,8 @@ def degrade(task: ReconstructionTask, image: Tensor, rng: np.random.Generator) -
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     factor = float(rng.choice(task.accelerations))
     sigma = float(rng.uniform(*task.sigma))
+    if task.coil > 0.0 and rng.random() < task.coil:
+        clean = seen_by_coil(clean, rng)
     if rng.random() >= task.share:
         return Degraded(clean, clean, mask, False)
     if task.operator == "denoising":

@@ -46,6 +46,32 @@ def test_a_real_image_becomes_complex_and_is_measured_where_its_mask_says():
     torch.testing.assert_close(operator.normal(made.clean[None])[0], made.image, atol=1e-5, rtol=0)
 
 
+def test_a_coil_adds_phase_fades_with_distance_and_keeps_what_was_measured_exact():
+    image = torch.ones(1, 24, 30)
+    task = KSPACE.model_copy(update={"coil": 1.0})
+
+    made = degrade(task, image, rng())
+
+    magnitude = np.hypot(*made.clean.numpy())
+    assert np.percentile(magnitude, 99.5) == pytest.approx(1.0, rel=1e-4)  # as preprocessing scales it
+    assert magnitude.min() < 0.7 * magnitude.max()
+    assert float(made.clean[1].abs().max()) > 0.1
+    operator = operator_of(task, made.mask[None])
+    torch.testing.assert_close(operator.normal(made.clean[None])[0], made.image, atol=1e-5, rtol=0)
+    again = degrade(task, image, rng())
+    assert torch.equal(again.clean, made.clean)
+
+
+def test_an_image_of_nothing_stays_nothing_or_becomes_noise_but_never_fails():
+    made = degrade(KSPACE.model_copy(update={"coil": 1.0}), torch.zeros(1, 16, 20), rng())
+    assert torch.isfinite(made.image).all()
+
+
+def test_only_complex_images_are_seen_by_coils():
+    with pytest.raises(ValueError, match="coil: expected complex images"):
+        ReconstructionTask(coil=0.5)
+
+
 def test_undersampling_real_channels_equals_the_real_part_of_each_by_itself():
     images = torch.randn(2, 3, 8, 10, dtype=torch.float32)
     mask = torch.ones(2, 1, 8, 10)
