@@ -30,6 +30,7 @@ LIGHT_MODULES = [
     "DIANetLib.formats.dicom",
     "DIANetLib.formats.segmentation",
     "DIANetLib.acwi.quality",
+    "DIANetLib.acwi.corrections",
     "DIANetLib.acwi.review",
     "DIANetLib.acwi.worklist",
     "DIANetLib.bundle",
