@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from DIANetLib import __version__
 from DIANetLib.cli_heads import add_classify, add_reconstruct
 from DIANetLib.cli_images import add_image_arguments, add_run_arguments, asked, image_sources, region
+from DIANetLib.cli_viewer import add_view
 from DIANetLib.console import (
     NOTICE,
     classification_lines,
@@ -107,6 +108,16 @@ def _parser() -> argparse.ArgumentParser:
             description="Compare an output folder with a reference labelmap: Dice, HD95, NSD at 1 mm, ECE,"
             " error AUROC, AURC. Writes evaluation.json and evaluation.csv into the folder.",
             epilog="Example: dianet evaluate result --reference manual.nii.gz --map 1=hippocampus_anterior",
+        )
+    )
+    add_view(
+        commands.add_parser(
+            "view",
+            parents=[common],
+            help="look at an output folder in a browser, and judge its uncertain regions",
+            description="Show an output folder of `dianet segment` in a browser on this machine: slices, 3-D,"
+            f" layers, and the regions to look at, with what you say of them. {NOTICE}",
+            epilog="Example: dianet view result",
         )
     )
     models = commands.add_parser(
