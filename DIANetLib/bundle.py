@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_export import make_metadata, save_bundle
 from DIANetLib.bundle_schema import (
     BundleMetadata,
@@ -134,6 +135,11 @@ class LoadedModel:
     def localiser(self) -> LocaliserSpec | None:
         """Which other model finds the region to look at."""
         return self.metadata.dianet.localiser
+
+    @property
+    def quality(self) -> QualityModel | None:
+        """What turns the agreement of samples into expected Dice; None where it was not fitted."""
+        return self.metadata.dianet.quality
 
     @property
     def preprocess(self) -> PreprocessConfig:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.model_folders import FORMAT_VERSION
 from DIANetLib.structures import Code, Structure, check_unique
 
@@ -143,6 +144,7 @@ class DianetSection(_Frozen):
         modalities: What the input channels stand for, in this order.
         temperature: Divides the logits (calibration); fitted on cases that the weights weren't fitted on.
         localiser: Which model finds the region to look at, if one is needed.
+        quality: What turns the agreement of samples into expected Dice, if it was fitted.
         training: How the weights came about: data, split, steps, seed.
         figures: Measured on cases not trained on.
         sha256: Hash of the weight file, hexadecimal.
@@ -161,6 +163,7 @@ class DianetSection(_Frozen):
     modalities: tuple[ModalitySpec, ...] = Field(min_length=1)
     temperature: float = Field(default=1.0, gt=0.0)
     localiser: LocaliserSpec | None = None
+    quality: QualityModel | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     figures: dict[str, Any] = Field(default_factory=dict)
     sha256: str = Field(default="0" * 64, pattern=_SHA256)

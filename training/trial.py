@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from DIANetLib.acwi.metrics import dilated_mask
+from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_schema import ClassSpec, LocaliserSpec, ModalitySpec
 from DIANetLib.errors import InputError
 from DIANetLib.inference.memory import divisors
@@ -99,11 +100,13 @@ class TrialModel:
         fitted: the fit.
         weights: the network, in evaluation mode.
         temperature: divides the logits.
+        quality: what turns the agreement of samples into expected Dice.
     """
 
     fitted: FittedModel
     weights: DIANet
     temperature: float = 1.0
+    quality: QualityModel | None = None
 
     @property
     def name(self) -> str:

@@ -44,6 +44,8 @@ class UncertaintyMaps:
         variance: (K, *S) population variance of the probabilities over the samples, eq. 34; never negative.
         heteroscedastic: (*S) mean logit variance, or None where the network gave none.
         samples: number of samples, T.
+        overlaps: (K, T, T) voxels that two samples both give a class (`DIANetLib.acwi.agreement`), int64 on
+            the CPU; None for less than two samples.
     """
 
     mean_probability: Tensor
@@ -53,6 +55,7 @@ class UncertaintyMaps:
     variance: Tensor
     heteroscedastic: Tensor | None
     samples: int
+    overlaps: Tensor | None = None
 
 
 def entropy(probabilities: Tensor, dim: int = 0) -> Tensor:

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from DIANetLib.acwi.agreement import pairwise_dice
+from DIANetLib.acwi.quality import DiceEstimate, QualityFeatures, QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.inference.cascade import far_from
 from DIANetLib.inference.prediction import Box, ModelRef, Prediction
@@ -33,10 +36,16 @@ class Canvas:
         geometry: Grid of the first input.
         structures: All that the prediction will list.
         probabilities: Whether to keep the structures' probabilities.
+        quality: What turns the samples' agreement into expected Dice; None if the model has nothing for it.
     """
 
     def __init__(
-        self, geometry: Geometry, structures: Sequence[Structure], *, probabilities: bool = False
+        self,
+        geometry: Geometry,
+        structures: Sequence[Structure],
+        *,
+        probabilities: bool = False,
+        quality: QualityModel | None = None,
     ) -> None:
         self.geometry = geometry
         self.structures = tuple(structures)
@@ -48,6 +57,9 @@ class Canvas:
         self._own = dict.fromkeys(self._variance, 0.0)  # sum of p over the structure's own voxels
         self._soft = dict.fromkeys(self._variance, 0.0)  # sum of p over all voxels
         self._voxels = dict.fromkeys(self._variance, 0)
+        self._overlaps: dict[str, Tensor] = {}  # (T, T) voxels that two samples both give the structure
+        self._quality = quality
+        self._own_keys: dict[str, str] = {}  # the model's own key, which has no side
 
     def add(
         self,
@@ -55,6 +67,7 @@ class Canvas:
         maps: UncertaintyMaps,
         channels: Sequence[Structure],
         *,
+        own_keys: Sequence[str] = (),
         anchor: npt.NDArray[np.float64] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> float:
@@ -64,6 +77,7 @@ class Canvas:
             prepared: The region that the network read.
             maps: (K, k, j, i) and (k, j, i) on its grid.
             channels: What the channels 1 to K - 1 stand for.
+            own_keys: Keys of the model's own structures, where those of `channels` have a side.
             anchor: Where the localiser found the structure, (n, 3) LPS mm; pieces far from it become
                 background.
             check: Called between steps; what it raises ends the work.
@@ -87,6 +101,11 @@ class Canvas:
             self._soft[structure.key] += float(found.soft_voxels[channel])
             if maps.samples > 1:  # else it is zero, as the canvas is already
                 self._keep_largest(self._variance[structure.key], maps.variance[channel].numpy(), prepared)
+            self._own_keys[structure.key] = own_keys[channel - 1] if own_keys else structure.key
+            if maps.overlaps is not None:
+                shared = maps.overlaps[channel]
+                before = self._overlaps.get(structure.key)
+                self._overlaps[structure.key] = shared if before is None else before + shared
             if self._probabilities is not None:
                 self._keep_largest(self._probabilities[structure.key], mean[channel], prepared)
             check()
@@ -123,6 +142,9 @@ class Canvas:
         for key, voxels in self._voxels.items():
             confidence[key] = min(1.0, self._own[key] / voxels) if voxels else None
             expected[key] = min(1.0, 2 * self._own[key] / (voxels + self._soft[key])) if voxels else None
+        told = self._features(expected)
+        estimates = self._estimates(told)
+        expected |= {key: estimate.value for key, estimate in estimates.items()}
         counts = np.bincount(self._labels.ravel(), minlength=256)
         ml = self.geometry.voxel_volume_ml
         names = {s.key: s.name for s in self.structures}
@@ -147,7 +169,27 @@ class Canvas:
             else {k: volume(a, f"Probability of {names[k]}") for k, a in self._probabilities.items()},
             localiser=localiser,
             missing_modalities=tuple(missing),
+            dice_interval={key: estimate.interval for key, estimate in estimates.items()},
+            quality=told,
         )
+
+    def _features(self, closed_form: Mapping[str, float | None]) -> dict[str, QualityFeatures | None]:
+        """What the samples tell of each structure; nothing where there were fewer than two."""
+        told: dict[str, QualityFeatures | None] = {}
+        for key, overlaps in self._overlaps.items():
+            dice = closed_form[key]
+            agreement = float(pairwise_dice(overlaps[None])[0])
+            told[key] = None if dice is None else QualityFeatures(agreement, dice)
+        return told
+
+    def _estimates(self, told: Mapping[str, QualityFeatures | None]) -> dict[str, DiceEstimate]:
+        found: dict[str, DiceEstimate] = {}
+        for key, features in told.items():
+            if self._quality is not None and features is not None:
+                estimate = self._quality.estimate(self._own_keys[key], features)
+                if estimate is not None:
+                    found[key] = estimate
+        return found
 
     def _add_labels(
         self,

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.errors import BundleError, InputError
@@ -59,6 +60,10 @@ class Model(NetworkSource, Protocol):
     @property
     def preprocess(self) -> PreprocessConfig:
         """How images are prepared."""
+
+    @property
+    def quality(self) -> QualityModel | None:
+        """What turns the samples' agreement into expected Dice."""
 
     def load_localiser(self) -> Model | None:
         """The model that finds the region."""
@@ -220,13 +225,21 @@ class _Run:
         for region in regions:
             first = sum(len(run.windows) for run in runs)
             runs.append(self._grid_run(self.model, region.prepared, self.available, self.samples, first))
-        canvas = Canvas(aligned[0].geometry, structures, probabilities=probabilities)
+        canvas = Canvas(
+            aligned[0].geometry, structures, probabilities=probabilities, quality=self.model.quality
+        )
+        own_keys = [structure.key for structure in self.model.structures]
         with self.meter.stage("segment", sum(run.steps for run in runs)):
             results = [self._maps(run) for run in runs]
         with self.meter.stage("restore", len(regions)):
             for region, maps in zip(regions, results, strict=True):
                 left_out = canvas.add(
-                    region.prepared, maps, region.structures, anchor=region.anchor, check=self.meter.check
+                    region.prepared,
+                    maps,
+                    region.structures,
+                    own_keys=own_keys,
+                    anchor=region.anchor,
+                    check=self.meter.check,
                 )
                 if left_out:
                     names = " and ".join(structure.name for structure in region.structures)

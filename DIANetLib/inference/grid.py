@@ -130,6 +130,7 @@ class GridRun:
             batch=self.plan.batch,
             temperature=self.model.temperature,
             valid=None if window.size == window.padded else window.valid[1 if flat else 0 :],
+            counted=None if window.counted is None else window.counted[1 if flat else 0 :],
             on_samples=on_samples,
         )
         return _on_cpu(maps, flat)
@@ -206,4 +207,5 @@ def _on_cpu(maps: UncertaintyMaps, flat: bool) -> UncertaintyMaps:
         variance=moved(maps.variance, 1),
         heteroscedastic=None if maps.heteroscedastic is None else moved(maps.heteroscedastic, 0),
         samples=maps.samples,
+        overlaps=maps.overlaps,
     )

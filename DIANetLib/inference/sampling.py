@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from DIANetLib.acwi.agreement import RunningOverlaps
 from DIANetLib.acwi.uncertainty import RunningUncertainty, UncertaintyMaps
 from DIANetLib.errors import InputError
 from DIANetLib.network import DIANet, SegmentationOutput
@@ -59,6 +60,7 @@ def sample_window(
     batch: int = 1,
     temperature: float = 1.0,
     valid: tuple[slice, ...] | None = None,
+    counted: tuple[slice, ...] | None = None,
     on_samples: Callable[[int], None] | None = None,
 ) -> UncertaintyMaps:
     """Encode a window once, decode it ``samples`` times, and sum up.
@@ -73,12 +75,15 @@ def sample_window(
         batch: Samples decoded at a time; changes nothing but speed and memory.
         temperature: Divides the logits (calibration).
         valid: The part of S that is image and not padding; maps are of that part.
+        counted: The part of `valid` that no other window counts, for the agreement of the samples; None for
+            all of it.
         on_samples: Called with the number of samples done since the last call.
 
     Returns:
         Maps (K, *valid) and (*valid) on the device of ``x``.
     """
     running: RunningUncertainty | None = None
+    overlaps: RunningOverlaps | None = None
     total = max(samples, 1)
     with torch.inference_mode():
         with autocast(x.device):
@@ -94,13 +99,17 @@ def sample_window(
             variance = None if log_variance is None else log_variance.float().exp()
             if running is None:
                 running = RunningUncertainty(probabilities.shape[1:], probabilities)
+                overlaps = RunningOverlaps(probabilities.shape[1:], counted) if total > 1 else None
             running.update(probabilities, variance)
+            if overlaps is not None:
+                overlaps.update(probabilities)
             # Not kept while the next batch is decoded.
             del output, probabilities, log_variance, variance
             if on_samples is not None:
                 on_samples(len(rows))
         assert running is not None  # total is at least one
-        return running.finish()
+        maps = running.finish()
+        return maps if overlaps is None else replace(maps, overlaps=overlaps.finish())
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

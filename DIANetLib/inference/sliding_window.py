@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -40,12 +40,15 @@ class Window:
         start: First voxel (k, j, i).
         size: Voxels of the image that it covers (k, j, i).
         padded: Voxels that the network reads, multiples of its divisor; the rest around is 0, the mean.
+        counted: The part of the window that counts where every voxel of the image is to count once; None for
+            all of it.
     """
 
     index: int
     start: Sizes
     size: Sizes
     padded: Sizes
+    counted: tuple[slice, ...] | None = None
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -97,8 +100,11 @@ def plan_windows(
         min(round_up(w, d), round_up(n, d)) for n, w, d in zip(shape, window, divisor, strict=True)
     )
     size = tuple(min(n, p) for n, p in zip(shape, padded, strict=True))
-    starts = [_starts(n, s, overlap) for n, s in zip(shape, size, strict=True)]
-    return tuple(Window(index, start, size, padded) for index, start in enumerate(product(*starts)))
+    axes = [_spans(n, s, overlap) for n, s in zip(shape, size, strict=True)]
+    return tuple(
+        Window(index, tuple(start for start, _ in spans), size, padded, tuple(part for _, part in spans))
+        for index, spans in enumerate(product(*axes))
+    )
 
 
 def gaussian_weights(size: Sizes) -> Tensor:
@@ -127,6 +133,7 @@ class Blend:
         self._square = torch.zeros((classes, *shape)) if samples > 1 else None
         self._aleatoric = torch.zeros(shape)
         self._logit_variance: Tensor | None = None
+        self._overlaps: Tensor | None = None
         self._weights: dict[Sizes, Tensor] = {}
 
     def add(self, window: Window, maps: UncertaintyMaps) -> None:
@@ -145,6 +152,8 @@ class Blend:
             if self._logit_variance is None:
                 self._logit_variance = torch.zeros_like(self._weight)
             self._logit_variance[where].addcmul_(maps.heteroscedastic, weights)
+        if maps.overlaps is not None:
+            self._overlaps = maps.overlaps if self._overlaps is None else self._overlaps + maps.overlaps
 
     def finish(self) -> UncertaintyMaps:
         """Turn the means into maps, in place: no further window can be added."""
@@ -170,7 +179,16 @@ class Blend:
             variance=variance,
             heteroscedastic=self._logit_variance,
             samples=self.samples,
+            overlaps=self._overlaps,
         )
+
+
+def _spans(length: int, size: int, overlap: float) -> list[tuple[int, slice]]:
+    """Start of every window along an axis, and the part of the window that is nearest to its middle."""
+    starts = _starts(length, size, overlap)
+    borders = [(a + b + size) // 2 for a, b in pairwise(starts)]
+    ends = zip([0, *borders], [*borders, length], strict=True)
+    return [(start, slice(a - start, b - start)) for start, (a, b) in zip(starts, ends, strict=True)]
 
 
 def _starts(length: int, size: int, overlap: float) -> Sequence[int]:

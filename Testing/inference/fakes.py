@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.network import DIANet, DIANetOutput, LatentConfig, NetworkConfig, SegmentationOutput
@@ -61,6 +62,7 @@ class FakeModel:
     localiser: LocaliserSpec | None = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     localiser_model: FakeModel | None = None
+    quality: QualityModel | None = None
 
     @property
     def ref(self) -> ModelRef:

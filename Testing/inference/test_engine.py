@@ -12,6 +12,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from DIANetLib.acwi.explain import explain, gradcam
+from DIANetLib.acwi.metrics import dice
+from DIANetLib.acwi.quality import QualityCurve, QualityModel
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.errors import BundleError, Cancelled, DeviceError, InputError
 from DIANetLib.inference import memory
@@ -84,6 +86,69 @@ def test_the_engine_equals_a_naive_loop_of_full_forward_passes(shape):
     np.testing.assert_allclose(prediction.error_probability.array, 1 - mean.max(0), **close)
     assert prediction.uncertainty["heteroscedastic"].array.min() > 0
     assert prediction.warnings == ()
+
+
+@pytest.mark.parametrize("shape", [(19, 22, 24), (30, 17, 41)], ids=["one window", "several windows"])
+def test_agreement_is_the_mean_dice_between_whole_segmentations_of_the_samples(shape):
+    model, image, count = FakeModel(tiny_network(seed=1)), volume(shape), 4
+    prediction = Segmenter(model, "cpu").segment([image], samples=count, seed=9)
+    plan = memory.make_plan(
+        model.net.config, shape, (16, 16, 16), torch.device("cpu"), samples=count, free_bytes=None
+    )
+    windows = plan_windows(shape, plan.window, (2, 2, 2))
+    array = torch.from_numpy(normalise(image.array))
+    # Along each axis a voxel is of the window whose middle is nearest to it, the later one of two.
+    middles = [{w.start[n]: w.start[n] + (w.size[n] - 1) / 2 for w in windows} for n in range(3)]
+    owner = [
+        np.array([min(reversed(at), key=lambda s: abs(at[s] - x)) for x in range(shape[n])])
+        for n, at in enumerate(middles)
+    ]
+    segmented = np.full((count, *shape), 99, np.uint8)
+    for w in windows:
+        with torch.no_grad():
+            passes = [
+                model.net(w.cut(array[None])[None], generators=sample_generators(9, w.index, [t]))
+                for t in range(count)
+            ]
+        labels = torch.cat([p.segmented.probabilities(1.0) for p in passes]).argmax(1)
+        labels = labels.numpy()[(slice(None), *w.valid)]
+        k, j, i = (owner[n][part] == w.start[n] for n, part in enumerate(w.slices))
+        own = k[:, None, None] & j[:, None] & i
+        segmented[(slice(None), *w.slices)][:, own] = labels[:, own]
+    assert {1, 2} <= set(np.unique(segmented)) <= {0, 1, 2}
+    for n, key in enumerate(("head", "tail"), start=1):
+        pairs = itertools.combinations(segmented == n, 2)
+        expected = np.mean([dice(a, b) for a, b in pairs])
+        assert prediction.quality[key].agreement == pytest.approx(expected, abs=1e-6)
+        assert prediction.quality[key].closed_form == prediction.expected_dice[key]
+
+
+def test_a_models_quality_turns_agreement_into_expected_dice_with_an_interval():
+    curve = QualityCurve(0.0, (1.0,), (0.0, 0.0), (-1.0, 2.0))
+    plain, fitted = (
+        Segmenter(FakeModel(tiny_network(seed=1), quality=quality), "cpu").segment([volume()], samples=3)
+        for quality in (None, QualityModel(("agreement",), {"head": curve}))
+    )
+    agreement = plain.quality["head"].agreement
+    assert fitted.expected_dice["head"] == pytest.approx(agreement)
+    odds = agreement / (1 - agreement)
+    low, high = odds / np.e / (1 + odds / np.e), odds * np.e**2 / (1 + odds * np.e**2)
+    assert fitted.dice_interval["head"] == pytest.approx((low, high))
+    # No curve, no interval: the closed form stays.
+    assert fitted.expected_dice["tail"] == plain.expected_dice["tail"]
+    assert "tail" not in fitted.dice_interval
+    assert dict(plain.dice_interval) == {}
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_fewer_than_two_samples_agree_about_nothing_and_the_closed_form_stays(samples):
+    quality = QualityModel(("agreement",), {"head": QualityCurve(0.0, (1.0,), (0.0, 0.0), (-1.0, 2.0))})
+    found = [
+        Segmenter(FakeModel(tiny_network(seed=1), quality=q), "cpu").segment([volume()], samples=samples)
+        for q in (None, quality)
+    ]
+    assert found[0].expected_dice == found[1].expected_dice
+    assert [(dict(p.quality), dict(p.dice_interval)) for p in found] == [({}, {})] * 2
 
 
 def test_confidence_expected_dice_and_volumes_follow_their_formulas():
@@ -426,6 +491,16 @@ def _cascade(instances="left-right", minimum_ml=0.5, keys=("bright",)) -> FakeMo
         localiser=spec,
         localiser_model=localiser,
     )
+
+
+def test_sides_of_a_cascade_take_the_curve_of_the_models_own_structure():
+    model = _cascade()
+    curve = QualityCurve(-1.0, (1.0,), (0.0, 0.0), (-1.0, 2.0))
+    model.quality = QualityModel(("closed_form",), {"blob": curve})
+    prediction = Segmenter(model, "cpu").segment([_head()], samples=2)
+    assert set(prediction.dice_interval) == {"blob_left", "blob_right"}
+    for key, told in prediction.quality.items():
+        assert prediction.expected_dice[key] == model.quality.estimate("blob", told).value
 
 
 def test_a_cascade_segments_both_sides_as_structures_of_their_own():
