@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m training fit|evaluate|pool|export CONFIG ...`; `--help` behind a command says what it needs.
+"""`python -m training COMMAND ...`; `--help` behind a command says what it needs.
 
 Exit status: 0 done; 2 for an error, which is one sentence on standard error; 130 when stopped by Ctrl-C.
 """
@@ -28,10 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import torch
 
             torch.set_num_threads(options.threads)
-        run = {"fit": _fit, "evaluate": _evaluate, "export": _export, "pool": _pool, "ablate": _ablate}[
-            options.command
-        ]
-        run(options)
+        _RUN[options.command](options)
     except (KeyboardInterrupt, Cancelled) as error:
         print(str(error) or "stopped", file=sys.stderr)
         return 130
@@ -145,6 +142,29 @@ def _ablate(options: argparse.Namespace) -> None:
     print(f"written: {report}")
 
 
+def _finetune(options: argparse.Namespace) -> None:
+    optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
+    from training.config import load_config
+    from training.distributed import single_device
+    from training.finetune import Request, run_finetune
+    from training.finetune_config import load_finetune_config
+
+    request = Request(
+        model=options.model,
+        corrections=options.corrections,
+        output=options.output,
+        rehearse=options.rehearse,
+        rehearse_as=None if options.rehearse_as is None else load_config(options.rehearse_as).data,
+        reviewers=options.reviewers,
+        images=options.images,
+        version=options.version,
+        replace=options.replace,
+        unjudged=options.unjudged,
+    )
+    settings = load_finetune_config(options.config, dict(parse_setting(text) for text in options.set))
+    print(f"written: {run_finetune(request, settings, single_device(options.device))}")
+
+
 def _config(options: argparse.Namespace) -> Any:
     from training.config import load_config
 
@@ -175,9 +195,9 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training", description="Fit, evaluate and export segmentation models."
+        prog="python -m training", description="Fit, evaluate, export and correct models."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="fit|evaluate|pool|export|ablate")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     add("config", metavar="CONFIG", type=Path, help="YAML file, see training/configs")
@@ -227,7 +247,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=_positive, default=1, metavar="K", help="repetitions of each arm (default: 1)")
     add("--workers", type=_count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
     add("--report-only", action="store_true", help="write the report on the arms that are done")
+
+    _add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
     return parser
+
+
+def _add_finetune(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="the model folder to start from")
+    add("--corrections", type=Path, required=True, metavar="DIR", help="folder of correction packages")
+    add("--output", type=Path, required=True, metavar="DIR", help="table, fits and models/NAME")
+    add("--rehearse", type=Path, metavar="DATA", help=_REHEARSE_HELP)
+    add("--rehearse-as", type=Path, metavar="CONFIG", help=_REHEARSE_AS_HELP)
+    add("--config", type=Path, metavar="FILE", help="YAML file of settings (default: all as documented)")
+    add("--reviewers", metavar="WHOSE", help=_REVIEWERS_HELP)
+    add("--images", type=Path, metavar="DIR", help="where to look for images that are not where they were")
+    add("--version", metavar="TEXT", help="version of the new model (default: the next)")
+    add("--replace", action="store_true", help="replace a model folder that is there")
+    add("--unjudged", action="store_true", help="ship although one corrected image cannot judge")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add("--threads", type=_count, metavar="N", help="CPU threads of this process")
+    add("--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SETTINGS_HELP)
 
 
 def _positive(text: str) -> int:
@@ -248,7 +288,22 @@ _START_HELP = "--output of a fit of the plain network that every arm starts from
 _ELSEWHERE_HELP = "judge all cases of another data set, read as CONFIG says, in place of the held-out ones"
 _AGAINST_HELP = "another fit (or pooled fits) evaluated on the same cases: paired differences"
 _PICTURES_HELP = "folder for pictures of reconstructions, and of what a classification looks at"
+_REHEARSE_HELP = "cases of the model's own data, fitted along so that they are not forgotten"
+_REHEARSE_AS_HELP = (
+    "configuration that says how DATA is laid out (default: images/ and labels/ with the model's values)"
+)
+_REVIEWERS_HELP = "which counts of several reviewers of one image: latest, consensus or a name"
+_SETTINGS_HELP = "settings that replace those of FILE, such as steps=500 weights.changed=8"
 _CHECK_HELP = "unseen cases on which float16 weights are compared with float32 (default: 8)"
+
+_RUN = {
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "export": _export,
+    "pool": _pool,
+    "ablate": _ablate,
+    "finetune": _finetune,
+}
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def write_correction(
             if file is not None:
                 write_volume(image, staging / file)
             references.append(ImageRef.of(image, file))
-        files = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
+        files = {written.name: file_hash(written) for written in sorted(staging.iterdir())}
         record = Record(
             model=model,
             images=tuple(references),
@@ -188,8 +188,8 @@ def write_correction(
             files=files,
         )
         write_record(record, staging / RECORD)
-        for file in staging.iterdir():
-            _flush(file)
+        for written in staging.iterdir():
+            _flush(written)
         _flush(staging)
         return _put_in_place(staging, parent, base)
     except (OSError, OutputError) as error:

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m training finetune`: a model learns from corrected segmentations, without forgetting.
+
+The corrected cases are divided, and each part is judged by a fit on the others; the candidate is then fitted
+on all of them. It is shipped unless it got worse, on those or on cases of its own data.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from DIANetLib.acwi.corrections import find_corrections, read_correction
+from DIANetLib.bundle import LoadedModel, load_bundle
+from DIANetLib.errors import InputError, OutputError
+from training.config import DataConfig, TrainingConfig
+from training.data_folder import data_folder
+from training.datasets import PreparedCase
+from training.finetune_bundle import next_version, write_learned
+from training.finetune_cases import CorrectedCase, by_group, load_case_of
+from training.finetune_config import FinetuneConfig
+from training.finetune_fit import Material, estimate_fisher, learn
+from training.finetune_judge import (
+    CaseJudgement,
+    as_json,
+    as_markdown,
+    judge_corrected,
+    judge_rehearsed,
+    verdict,
+)
+from training.finetune_model import config_of, weights_of
+from training.finetune_reviewers import choose
+from training.fit_state import model_on
+from training.interrupt import stop_request
+from training.progress import track
+from training.rehearsal import Rehearsal, load_rehearsal
+from training.temperature import fit_sampled_temperature
+from training.trial import sampled_logits
+
+TABLE = "before_after"
+_VOXELS = 2000  # per case, for the temperature
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        model: the model folder to start from.
+        corrections: folder of correction packages.
+        output: where everything goes.
+        rehearse: folder of cases of the model's own data, or None.
+        rehearse_as: how they are laid out; None for images/ and labels/ with the model's own values.
+        reviewers: which correction counts where several are of one image.
+        images: folder where images are looked for that are not where they were.
+        version: of the new model; the next one when None.
+        replace: replace a model folder that is there.
+        unjudged: ship although there are too few corrected cases to judge on.
+    """
+
+    model: Path
+    corrections: Path
+    output: Path
+    rehearse: Path | None = None
+    rehearse_as: DataConfig | None = None
+    reviewers: str | None = None
+    images: Path | None = None
+    version: str | None = None
+    replace: bool = False
+    unjudged: bool = False
+
+
+def run_finetune(request: Request, settings: FinetuneConfig, device: torch.device) -> Path:
+    """Learn, judge and write OUTPUT/models/NAME; returns that folder.
+
+    Raises:
+        InputError: bad input; or the candidate got worse, in which case the table is there to read.
+        Cancelled: stopped by a signal; the same command goes on.
+        BundleError, ConfigError, OutputError: in a sentence.
+    """
+    model = load_bundle(request.model)
+    config = config_of(model, settings)
+    folder = request.output / "models" / model.name
+    if folder.exists() and not request.replace:
+        raise OutputError(
+            f"The model folder {folder} is there already.",
+            remedy="Give another --output, or replace it with --replace.",
+        )
+    corrected = load_corrected(request, model, config)
+    rehearsal = _rehearsal(request, settings, model)
+    groups = len(by_group(corrected))
+    if groups < 2 and not request.unjudged:
+        raise InputError(
+            f"There is {groups} corrected image, too few to judge on: at least 2 are needed, one to fit on"
+            " and one to see whether it helped.",
+            remedy="Correct more images, or take the model unjudged with --unjudged.",
+        )
+    try:
+        request.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{request.output} cannot be made: {error.strerror}.") from error
+    start = weights_of(model)
+    with stop_request() as stop:
+        run = _Run(config, settings, start, corrected, rehearsal, request.output / "fits", device, stop)
+        new, logits = run.cross_validated() if groups > 1 else ([], [])
+        weights = run.fitted(corrected, "all")
+        old = judge_rehearsed(config, start, weights, rehearsal.judged, device)
+        logits += run.logits(weights, rehearsal.judged)
+    found = verdict(new, old, settings.judging, settings.seed)
+    found = replace(found, notes=(*found.notes, *_notes(request, rehearsal, groups)))
+    table = as_json(found, new, old)
+    _write_table(request.output, model, table)
+    print(as_markdown(table))
+    if found.reasons:
+        raise InputError(
+            f"The candidate got worse and is not shipped: {'; '.join(found.reasons)}. The table is in"
+            f" {request.output / TABLE}.md.",
+            remedy="Give more corrections, data to rehearse, or a larger l2_sp or ewc.",
+        )
+    return write_learned(
+        request.output / "models",
+        model,
+        weights,
+        version=request.version or next_version(model.version),
+        config=config,
+        settings=settings,
+        corrected=corrected,
+        rehearsal=rehearsal,
+        table=table,
+        temperature=_temperature(logits, model),
+        replace=request.replace,
+    )
+
+
+def load_corrected(request: Request, model: LoadedModel, config: TrainingConfig) -> list[CorrectedCase]:
+    """Read all packages and check them before anything is fitted.
+
+    Raises:
+        InputError: there is none, one is damaged, of other structures or of an image that is not found; or
+            several reviewers corrected one image and nobody said which counts.
+    """
+    folders = find_corrections(request.corrections)
+    if not folders:
+        raise InputError(
+            f"{request.corrections} holds no correction package.",
+            remedy="Finish a review with corrections, or write one with `dianet correct`.",
+        )
+    chosen = choose([read_correction(folder) for folder in folders], request.reviewers)
+    found: list[CorrectedCase] = []
+    for part in track(chosen, "corrections", unit="image"):
+        found += load_case_of(part, model, config, request.images)
+    changed = sum(int(part.correction.changed.sum()) for part in chosen)
+    print(f"{len(chosen)} corrected images, {changed:,} voxels changed", file=sys.stderr)
+    return found
+
+
+def folds_of(cases: Sequence[CorrectedCase], folds: int, seed: int) -> list[list[CorrectedCase]]:
+    """The cases in so many parts, at most one per image; sides of one head stay together."""
+    groups = list(by_group(cases).values())
+    order = np.random.default_rng([seed, 13]).permutation(len(groups))
+    parts = np.array_split(order, min(folds, len(groups)))
+    return [[case for number in part for case in groups[number]] for part in parts]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The fits of a request; arguments as their names say."""
+
+    config: TrainingConfig
+    settings: FinetuneConfig
+    start: dict[str, Tensor]
+    corrected: Sequence[CorrectedCase]
+    rehearsal: Rehearsal
+    folder: Path
+    device: torch.device
+    stop: Callable[[], bool]
+
+    def fitted(self, cases: Sequence[CorrectedCase], name: str) -> dict[str, Tensor]:
+        """Weights after a fit on some of the corrected cases."""
+        fisher = None
+        if self.settings.ewc > 0:
+            known = self.rehearsal.buffer or [case.case for case in cases]
+            fisher = estimate_fisher(self.config, self.settings, self.start, known, self.device)
+        material = Material(cases, self.rehearsal.buffer, self.start, fisher)
+        path = self.folder / f"{name}.pt"
+        return learn(
+            self.config, self.settings, material, path, self.device, title=f"fit {name}", stop=self.stop
+        )
+
+    def cross_validated(self) -> tuple[list[CaseJudgement], list[Any]]:
+        """Judgements of all corrected cases, each by a fit on others, and its logits for the temperature."""
+        parts = folds_of(self.corrected, self.settings.judging.folds, self.settings.seed)
+        found: list[CaseJudgement] = []
+        logits: list[Any] = []
+        for number, part in enumerate(parts, start=1):
+            aside = {id(case) for case in part}
+            rest = [case for case in self.corrected if id(case) not in aside]
+            weights = self.fitted(rest, f"{number} of {len(parts)}")
+            found += judge_corrected(self.config, self.start, weights, part, self.device)
+            logits += self.logits(weights, [case.case for case in part])
+        return found, logits
+
+    def logits(self, weights: dict[str, Tensor], cases: Sequence[PreparedCase]) -> list[Any]:
+        """Sampled log-probabilities and labels of cases that a fit has not seen."""
+        samples = self.settings.judging.samples
+        if not samples or not cases:
+            return []
+        network = model_on(self.config, self.device)
+        network.load_state_dict(weights)
+        network.eval()
+        pairs: list[Any] = []
+        for case in cases:
+            pairs += sampled_logits(
+                network,
+                case,
+                self.config.window_kji,
+                samples=samples,
+                seed=self.settings.seed,
+                voxels=_VOXELS,
+            )
+        return pairs
+
+
+def _rehearsal(request: Request, settings: FinetuneConfig, model: LoadedModel) -> Rehearsal:
+    if request.rehearse is None:
+        return Rehearsal()
+    config = config_of(model, settings, request.rehearse_as)
+    folder = data_folder(config.data, request.rehearse, download=False)
+    return load_rehearsal(folder, config, model, settings.rehearsal, settings.seed)
+
+
+def _temperature(logits: Sequence[Any], model: LoadedModel) -> float:
+    if not logits:
+        return model.temperature
+    return fit_sampled_temperature([z for z, _ in logits], [y for _, y in logits])
+
+
+def _notes(request: Request, rehearsal: Rehearsal, groups: int) -> list[str]:
+    notes = []
+    if groups < 2:
+        notes.append("One corrected image alone: whether new cases gained was not judged.")
+    elif groups < 5:
+        notes.append(f"{groups} corrected images are few: the interval says how little the comparison tells.")
+    if request.rehearse is None:
+        notes.append("No data was rehearsed (--rehearse): whether old cases lost was not judged.")
+    elif not rehearsal.unseen:
+        notes.append(
+            "The model before may have been fitted on the rehearsed cases that judge, which favours it."
+        )
+    return notes
+
+
+def _write_table(output: Path, model: LoadedModel, table: dict[str, Any]) -> None:
+    record = {"format": "dianet-before-after", "model": vars(model.ref), **table}
+    text = [f"# {model.name} {model.version}, before and after", as_markdown(table)]
+    text += [*(f"Not shipped: {reason}." for reason in table["reasons"]), *table["notes"]]
+    try:
+        (output / f"{TABLE}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (output / f"{TABLE}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"The table cannot be written to {output}: {error.strerror}.") from error
