@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SET_UP := Utilities/make_environment.sh $(VENV)
 DEMO_ARGS ?=
+VIEW_ARGS ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean distclean
+.PHONY: help demo view test lint format clean distclean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -16,6 +17,11 @@ help:  ## list the targets
 demo:  ## segment a real head MRI and say where to look (DEMO_ARGS="--help" for more)
 	@$(SET_UP) demo
 	@$(BIN)/python -m DIANetLib.demo $(DEMO_ARGS)
+
+view:  ## look at the demo's result in a browser (VIEW_ARGS="FOLDER --port 8000" for another)
+	@$(SET_UP) demo,viewer
+	@[ -n "$(VIEW_ARGS)" ] || [ -d demo-output ] || $(BIN)/python -m DIANetLib.demo
+	@$(BIN)/dianet view $(or $(VIEW_ARGS),demo-output)
 
 test: lint  ## run the checks and all tests, with coverage (TEST_ARGS="-k name" to choose)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)

@@ -8,6 +8,8 @@ which the nilearn package carries; nilearn itself is not imported.
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from DIANetLib.errors import DependencyError
 
 __all__ = ["main", "mni_head"]
 
+_OUTPUT = Path("demo-output")
 _IN_NILEARN = Path("datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
 
 
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dianet demo", description="Segment a real head MRI.")
     parser.add_argument("--image", type=Path, help="another head (default: MNI152, from nilearn)")
     parser.add_argument("--model", default="hippocampus", help="default: hippocampus")
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="replaced if it is there")
+    parser.add_argument("--output", type=Path, default=_OUTPUT, help="replaced if it is there")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--debug", action="store_true")
@@ -80,12 +83,22 @@ def _run(options: argparse.Namespace, started: float) -> int:
     seconds = time.perf_counter() - started
     print(f"{timing_line(prediction.timings)}; {seconds:.1f} s in all, on {prediction.device}")
     print()
-    print(f"Look at it in a browser:  {paths.report}")
+    print(f"Read the report:          {paths.report}")
+    print(f"Look at it in a browser:  {_view_command(options.output)}")
     print(f"Drag into 3D Slicer:      {image}")
     print(f"                          {paths.segmentation}")
     print(f"                          {paths.uncertainty['total']}")
     print("For research use only. Not a medical device.")
     return 0
+
+
+def _view_command(folder: Path) -> str:
+    """What to type to look at the result: the environment need not be active."""
+    if find_spec("trame_slicer") is None and folder == _OUTPUT:
+        return "make view"
+    program = Path(sys.executable).with_name("dianet")
+    command = os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+    return shlex.join([command if program.is_file() else "dianet", "view", str(folder)])
 
 
 if __name__ == "__main__":

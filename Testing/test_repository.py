@@ -67,7 +67,7 @@ def test_every_requirement_has_a_pinned_version():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "format", "clean", "distclean", "help"])
+@pytest.mark.parametrize("target", ["demo", "view", "test", "lint", "format", "clean", "distclean", "help"])
 def test_the_makefile_has_the_target_and_help_names_it(target):
     shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
