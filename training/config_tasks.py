@@ -88,7 +88,7 @@ class CutTerm(Section):
         axis: of the image, across the plane.
     """
 
-    weight: float = Field(default=1.0, gt=0.0)
+    weight: float = Field(default=0.25, gt=0.0)
     shares: float = Field(default=0.05, ge=0.0)
     single: float = Field(default=0.02, ge=0.0)
     position: float = Field(default=0.01, ge=0.0)
