@@ -114,14 +114,17 @@ class Worklist:
             raise InputError(
                 f"The worklist has no region of rank {rank}; it has {len(self.regions)} regions."
             )
+        changed = ""
         if state == "open":
-            said = {"changed": "", "reviewer": ""}
+            reviewer = ""
         else:
-            time = (when or datetime.now()).astimezone()
-            said = {"changed": time.isoformat(timespec="seconds"), "reviewer": " ".join(reviewer.split())}
+            changed = (when or datetime.now()).astimezone().isoformat(timespec="seconds")
+            reviewer = " ".join(reviewer.split())
         return Worklist(
             tuple(
-                replace(region, state=state, **said) if region.rank == rank else region
+                replace(region, state=state, changed=changed, reviewer=reviewer)
+                if region.rank == rank
+                else region
                 for region in self.regions
             )
         )
