@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_export import make_metadata, save_bundle
 from DIANetLib.bundle_schema import (
@@ -135,6 +136,11 @@ class LoadedModel:
     def localiser(self) -> LocaliserSpec | None:
         """Which other model finds the region to look at."""
         return self.metadata.dianet.localiser
+
+    @property
+    def error_calibration(self) -> ErrorCalibration | None:
+        """What corrects the error probability class by class; None where that was not fitted."""
+        return self.metadata.dianet.error_calibration
 
     @property
     def quality(self) -> QualityModel | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.model_folders import FORMAT_VERSION
 from DIANetLib.structures import Code, Structure, check_unique
@@ -143,6 +144,7 @@ class DianetSection(_Frozen):
         atlas: The atlas that the weights were fitted with, if one was.
         modalities: What the input channels stand for, in this order.
         temperature: Divides the logits (calibration); fitted on cases that the weights weren't fitted on.
+        error_calibration: What corrects the error probability class by class, if it was fitted.
         localiser: Which model finds the region to look at, if one is needed.
         quality: What turns the agreement of samples into expected Dice, if it was fitted.
         training: How the weights came about: data, split, steps, seed.
@@ -162,6 +164,7 @@ class DianetSection(_Frozen):
     atlas: AtlasSpec | None = None
     modalities: tuple[ModalitySpec, ...] = Field(min_length=1)
     temperature: float = Field(default=1.0, gt=0.0)
+    error_calibration: ErrorCalibration | None = None
     localiser: LocaliserSpec | None = None
     quality: QualityModel | None = None
     training: dict[str, Any] = Field(default_factory=dict)
@@ -192,6 +195,11 @@ class DianetSection(_Frozen):
         if len(self.classes) == 1 or len({entry.key for entry in self.classes}) < len(self.classes):
             keys = ", ".join(entry.key for entry in self.classes)
             raise ValueError(f"expected two or more classes, each with a key of its own, got {keys}")
+        correction = self.error_calibration
+        if correction is not None and correction.classes != len(values) + 1:
+            raise ValueError(
+                f"expected an error calibration of {len(values) + 1} classes, got {correction.classes}"
+            )
         names = [name.casefold() for m in self.modalities for name in (m.name, *m.aliases)]
         if len(set(names)) != len(names):
             raise ValueError("expected every name and alias of a modality to be there once")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m training evaluate`: the figures of a fit on the cases that it has not seen.
 
-Temperatures come from the inner cases, everything else from the held-out fold. The weights are rounded to
-float16 first, as a bundle stores them, so the figures are those of the model that is shipped. What is
-measured depends on the heads: see `evaluate_segmentation`, `evaluate_classification` and
-`evaluate_reconstruction`. Writes OUTPUT/evaluation/summary.json, and per head
+Temperatures and the correction of the error probability come from the inner cases, everything else from the
+held-out fold. The weights are rounded to float16 first, as a bundle stores them, so the figures are those of
+the model that is shipped. What is measured depends on the heads: see `evaluate_segmentation`,
+`evaluate_classification` and `evaluate_reconstruction`. Writes OUTPUT/evaluation/summary.json, and per head
 
     segmentation      cases.csv, structures.csv, cases/*.npz; with --subsets subsets.csv
     classification    classification.csv, a row per case
@@ -28,6 +28,7 @@ from training.against import compare
 from training.block_use import block_use
 from training.config import TrainingConfig
 from training.datasets import Split, find_cases, load_case, split_cases
+from training.error_calibration import error_calibration
 from training.evaluate_classification import (
     classification_summary,
     classification_table,
@@ -203,9 +204,11 @@ def versions() -> dict[str, str]:
 
 def _segmentation(trial: Trial, folder: Path, *, subsets: bool) -> dict[str, Any]:
     temperature = segmentation_temperature(trial)
-    scores = segmentation_scores(trial, temperature)
+    correction = error_calibration(trial, temperature)
+    scores = segmentation_scores(trial, temperature, correction)
     write_tables(scores, folder)
-    found = {"temperature": temperature, **figures_over_cases(scores, seed=trial.seed)}
+    told = {"temperature": temperature, "error_calibration": correction.to_json()}
+    found = {**told, **figures_over_cases(scores, seed=trial.seed)}
     table = folder / "subsets.csv"
     if subsets:
         rows = subset_scores(trial, temperature)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segmentation part of an evaluation: the product's own engine on held-out cases, on their source grids.
 
-Each case is segmented three times: with T samples at the fitted temperature, as the product does; with the
-same at temperature 1; and with one plain mean pass, the peer of the uncertainty maps. What a case gave is
-kept, and not done again for the same weights and settings.
+Each case is segmented three times: with T samples at the fitted temperature and with the fitted correction of
+the error probability, as the product does; with the same at temperature 1 and uncorrected; and with one plain
+mean pass, the peer of the uncertainty maps. What a case gave is kept, and not done again for the same weights
+and settings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.errors import InputError
 from DIANetLib.inference.engine import Segmenter
 from DIANetLib.network import DIANet
@@ -53,8 +55,15 @@ def segmentation_temperature(trial: Trial) -> float:
     return fit_sampled_temperature(logits, labels)
 
 
-def segmentation_scores(trial: Trial, temperature: float) -> list[CaseScore]:
+def segmentation_scores(
+    trial: Trial, temperature: float, correction: ErrorCalibration | None = None
+) -> list[CaseScore]:
     """The scores of the held-out cases that have labels.
+
+    Args:
+        trial: the fit and its cases.
+        temperature: what divides the logits.
+        correction: of the error probability at this temperature.
 
     Raises:
         InputError: if none has.
@@ -68,6 +77,7 @@ def segmentation_scores(trial: Trial, temperature: float) -> list[CaseScore]:
             FORMAT_VERSION,
             trial.fitted.sha256,
             round(temperature, 6),
+            None if correction is None else correction.to_json(),
             trial.samples,
             trial.seed,
             config.window_kji,
@@ -75,7 +85,10 @@ def segmentation_scores(trial: Trial, temperature: float) -> list[CaseScore]:
         ]
     )
     engines = [
-        Segmenter(TrialModel(trial.fitted, trial.network, temperature), str(trial.device)),
+        Segmenter(
+            TrialModel(trial.fitted, trial.network, temperature, error_calibration=correction),
+            str(trial.device),
+        ),
         Segmenter(TrialModel(trial.fitted, trial.network), str(trial.device)),
         Segmenter(TrialModel(trial.fitted, _peer(trial)), str(trial.device)),
     ]

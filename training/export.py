@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.bundle import load_bundle, make_metadata, save_bundle
 from DIANetLib.bundle_schema import DianetSection, LocaliserSpec, ReconstructionSpec
 from DIANetLib.errors import InputError
@@ -113,6 +114,7 @@ def export(
         classes=classes_of(config, summary.get("classification", {}).get("temperature", 1.0)),
         reconstruction=reconstruction_of(config),
         temperature=summary.get("temperature", 1.0),
+        error_calibration=_error_calibration(summary),
         localiser=_localiser(config),
         training=facts,
         figures={**figures_of(summary), "float16": rounding},
@@ -239,6 +241,12 @@ def _summary(output: Path, config: TrainingConfig) -> dict[str, Any]:
 
 def _localiser(config: TrainingConfig) -> LocaliserSpec | None:
     return None if config.localiser is None else LocaliserSpec(**config.localiser.model_dump())
+
+
+def _error_calibration(summary: Mapping[str, Any]) -> ErrorCalibration | None:
+    """The fitted correction; None for an evaluation of before there was one."""
+    kept = summary.get("error_calibration")
+    return None if kept is None else ErrorCalibration.from_json(kept)
 
 
 def _check_written(folder: Path, fitted: FittedModel) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.metrics import dilated_mask
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_schema import ClassSpec, LocaliserSpec, ModalitySpec
@@ -101,12 +102,14 @@ class TrialModel:
         weights: the network, in evaluation mode.
         temperature: divides the logits.
         quality: what turns the agreement of samples into expected Dice.
+        error_calibration: what corrects the error probability class by class.
     """
 
     fitted: FittedModel
     weights: DIANet
     temperature: float = 1.0
     quality: QualityModel | None = None
+    error_calibration: ErrorCalibration | None = None
 
     @property
     def name(self) -> str:

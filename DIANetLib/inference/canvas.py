@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from DIANetLib.acwi.agreement import pairwise_dice
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import DiceEstimate, QualityFeatures, QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.inference.cascade import far_from
@@ -37,6 +38,7 @@ class Canvas:
         structures: All that the prediction will list.
         probabilities: Whether to keep the structures' probabilities.
         quality: What turns the samples' agreement into expected Dice; None if the model has nothing for it.
+        error_calibration: What corrects the error probability, by the network's channel that was answered.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Canvas:
         *,
         probabilities: bool = False,
         quality: QualityModel | None = None,
+        error_calibration: ErrorCalibration | None = None,
     ) -> None:
         self.geometry = geometry
         self.structures = tuple(structures)
@@ -59,6 +62,7 @@ class Canvas:
         self._voxels = dict.fromkeys(self._variance, 0)
         self._overlaps: dict[str, Tensor] = {}  # (T, T) voxels that two samples both give the structure
         self._quality = quality
+        self._error_calibration = error_calibration
         self._own_keys: dict[str, str] = {}  # the model's own key, which has no side
 
     def add(
@@ -201,6 +205,8 @@ class Canvas:
         values = np.array([0, *(structure.value for structure in channels)], np.uint8)
         there, error = part_of(self._labels, prepared), part_of(self._error, prepared)
         wrong = np.clip(1.0 - confidence, 0.0, 1.0)
+        if self._error_calibration is not None:
+            wrong = self._error_calibration.apply(wrong, labels)
         better = (labels > 0) & ((there == 0) | (wrong < error))
         np.copyto(there, values[labels], where=better)
         np.maximum(error, wrong, out=error)

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
@@ -60,6 +61,10 @@ class Model(NetworkSource, Protocol):
     @property
     def preprocess(self) -> PreprocessConfig:
         """How images are prepared."""
+
+    @property
+    def error_calibration(self) -> ErrorCalibration | None:
+        """What corrects the error probability class by class."""
 
     @property
     def quality(self) -> QualityModel | None:
@@ -226,7 +231,11 @@ class _Run:
             first = sum(len(run.windows) for run in runs)
             runs.append(self._grid_run(self.model, region.prepared, self.available, self.samples, first))
         canvas = Canvas(
-            aligned[0].geometry, structures, probabilities=probabilities, quality=self.model.quality
+            aligned[0].geometry,
+            structures,
+            probabilities=probabilities,
+            quality=self.model.quality,
+            error_calibration=self.model.error_calibration,
         )
         own_keys = [structure.key for structure in self.model.structures]
         with self.meter.stage("segment", sum(run.steps for run in runs)):

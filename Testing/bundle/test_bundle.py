@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.bundle import list_bundles, load_bundle, read_metadata, search_paths
 from DIANetLib.bundle_schema import METADATA_SCHEMA_URL
 from DIANetLib.errors import BundleError, OutputError
@@ -63,6 +64,14 @@ def test_what_is_saved_comes_back(bundle: Path) -> None:
     assert model.modalities[0].matches("t1W")
     assert not model.modalities[0].matches("T2")
     assert model.ref.sha256 == model.sha256 == model.metadata.dianet.sha256
+
+
+def test_a_correction_of_the_error_probability_comes_back_and_fits_the_classes(tmp_path: Path) -> None:
+    correction = ErrorCalibration((0.0, 0.5, -0.25), (1.0, 0.75, 1.25))
+    folder = write_bundle(tmp_path, error_calibration=correction)
+    assert load_bundle(folder).error_calibration == correction
+    with pytest.raises(ValueError, match="expected an error calibration of 3 classes, got 2"):
+        section(error_calibration=ErrorCalibration((0.0, 0.5), (1.0, 0.75)))
 
 
 def test_a_bundle_has_the_files_of_a_monai_bundle(bundle: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
 from DIANetLib.inference.prediction import ModelRef
@@ -63,6 +64,7 @@ class FakeModel:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     localiser_model: FakeModel | None = None
     quality: QualityModel | None = None
+    error_calibration: ErrorCalibration | None = None
 
     @property
     def ref(self) -> ModelRef:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.explain import explain, gradcam
 from DIANetLib.acwi.metrics import dice
 from DIANetLib.acwi.quality import QualityCurve, QualityModel
@@ -138,6 +139,20 @@ def test_a_models_quality_turns_agreement_into_expected_dice_with_an_interval():
     assert fitted.expected_dice["tail"] == plain.expected_dice["tail"]
     assert "tail" not in fitted.dice_interval
     assert dict(plain.dice_interval) == {}
+
+
+def test_a_models_error_calibration_corrects_the_error_probability_by_class():
+    correction = ErrorCalibration((-1.0, 0.5, 2.0), (1.0, 1.0, 0.5))
+    plain, corrected = (
+        Segmenter(FakeModel(tiny_network(seed=1), error_calibration=c), "cpu").segment([volume()], samples=3)
+        for c in (None, correction)
+    )
+    np.testing.assert_array_equal(corrected.labels.array, plain.labels.array)
+    np.testing.assert_allclose(
+        corrected.error_probability.array,
+        correction.apply(plain.error_probability.array, plain.labels.array),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("samples", [0, 1])
