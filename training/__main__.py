@@ -165,6 +165,39 @@ def _finetune(options: argparse.Namespace) -> None:
     print(f"written: {run_finetune(request, settings, single_device(options.device))}")
 
 
+def _learning_loop(options: argparse.Namespace) -> None:
+    optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
+    from DIANetLib.bundle import load_bundle
+    from training.distributed import single_device
+    from training.finetune_config import load_finetune_config
+    from training.learning_loop import Loop, run_loop
+    from training.learning_site import divide
+
+    config = _config(options)
+    folders = divide(
+        options.data, config.data, options.output, voxels=options.voxels, sequence=options.sequence
+    )
+    if options.model is None:
+        print(f"written: {folders.old} and {folders.site}; now fit and export a model on the former")
+        return
+    loop = Loop(
+        config,
+        load_finetune_config(options.settings, dict(parse_setting(text) for text in options.learn)),
+        load_bundle(options.model),
+        folders,
+        options.output,
+        single_device(options.device),
+        counts=tuple(sorted(options.counts)),
+        arms=tuple(options.arms),
+        reviewer=options.reviewer,
+        regions=options.regions,
+        scratch_steps=options.scratch_steps,
+    )
+    report = run_loop(loop)
+    print(report.read_text(encoding="utf-8"))
+    print(f"written: {report}")
+
+
 def _config(options: argparse.Namespace) -> Any:
     from training.config import load_config
 
@@ -249,6 +282,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--report-only", action="store_true", help="write the report on the arms that are done")
 
     _add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
+    loop = commands.add_parser(
+        "learning-loop", parents=[common], help="measure what a model learns from review"
+    )
+    add = loop.add_argument
+    add("--model", type=Path, metavar="DIR", help=_LOOP_MODEL_HELP)
+    add("--voxels", default="uint8", metavar="TYPE", help="voxel type of the site's images (default: uint8)")
+    add("--sequence", default="none", help="what the site's images are made: none, t2 or flair (simulated)")
+    add("--reviewer", choices=["all", "regions"], default="all", help=_REVIEWER_HELP)
+    add("--regions", type=_positive, default=10, metavar="N", help="regions that are looked at (default: 10)")
+    add(
+        "--counts",
+        type=_positive,
+        nargs="+",
+        default=[5, 10, 20],
+        metavar="N",
+        help="numbers of corrected cases",
+    )
+    add("--arms", nargs="+", default=["finetune", "plain", "scratch"], metavar="NAME", help="what to compare")
+    add("--scratch-steps", type=_positive, default=800, metavar="N", help="steps of a fit from scratch")
+    add("--settings", type=Path, metavar="FILE", help="YAML file of the settings of finetune")
+    add("--learn", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SETTINGS_HELP)
     return parser
 
 
@@ -264,7 +318,11 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     add("--images", type=Path, metavar="DIR", help="where to look for images that are not where they were")
     add("--version", metavar="TEXT", help="version of the new model (default: the next)")
     add("--replace", action="store_true", help="replace a model folder that is there")
-    add("--unjudged", action="store_true", help="ship although one corrected image cannot judge")
+    add(
+        "--unjudged",
+        action="store_true",
+        help="do not judge on corrected cases, which takes most of the time",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add("--threads", type=_count, metavar="N", help="CPU threads of this process")
     add("--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SETTINGS_HELP)
@@ -293,6 +351,8 @@ _REHEARSE_AS_HELP = (
     "configuration that says how DATA is laid out (default: images/ and labels/ with the model's values)"
 )
 _REVIEWERS_HELP = "which counts of several reviewers of one image: latest, consensus or a name"
+_LOOP_MODEL_HELP = "model folder that was fitted without the site; without it, the data is divided alone"
+_REVIEWER_HELP = "what the simulated reviewer corrects: every voxel, or the boxes of the first regions"
 _SETTINGS_HELP = "settings that replace those of FILE, such as steps=500 weights.changed=8"
 _CHECK_HELP = "unseen cases on which float16 weights are compared with float32 (default: 8)"
 
@@ -303,6 +363,7 @@ _RUN = {
     "pool": _pool,
     "ablate": _ablate,
     "finetune": _finetune,
+    "learning-loop": _learning_loop,
 }
 
 

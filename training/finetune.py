@@ -63,7 +63,7 @@ class Request:
         images: folder where images are looked for that are not where they were.
         version: of the new model; the next one when None.
         replace: replace a model folder that is there.
-        unjudged: ship although there are too few corrected cases to judge on.
+        unjudged: ship without judging on corrected cases.
     """
 
     model: Path
@@ -110,7 +110,7 @@ def run_finetune(request: Request, settings: FinetuneConfig, device: torch.devic
     start = weights_of(model)
     with stop_request() as stop:
         run = _Run(config, settings, start, corrected, rehearsal, request.output / "fits", device, stop)
-        new, logits = run.cross_validated() if groups > 1 else ([], [])
+        new, logits = ([], []) if request.unjudged else run.cross_validated()
         weights = run.fitted(corrected, "all")
         old = judge_rehearsed(config, start, weights, rehearsal.judged, device)
         logits += run.logits(weights, rehearsal.judged)
@@ -245,8 +245,8 @@ def _temperature(logits: Sequence[Any], model: LoadedModel) -> float:
 
 def _notes(request: Request, rehearsal: Rehearsal, groups: int) -> list[str]:
     notes = []
-    if groups < 2:
-        notes.append("One corrected image alone: whether new cases gained was not judged.")
+    if request.unjudged:
+        notes.append("Whether corrected cases gained was not judged (--unjudged).")
     elif groups < 5:
         notes.append(f"{groups} corrected images are few: the interval says how little the comparison tells.")
     if request.rehearse is None:
