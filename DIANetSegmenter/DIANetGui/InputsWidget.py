@@ -106,8 +106,8 @@ class InputsWidget:
                 setattr(parameters, name, found[modality.name])
 
     def hideLayers(self) -> None:
-        """Leave the layers of results out of the lists: they are volumes as well, but never an input."""
-        hidden = [node.GetID() for node in self._panel.layerVolumes()]
+        """Leave DIANet's own volumes, such as layers, out of the lists: they are never an input."""
+        hidden = [node.GetID() for node in self._panel.ownVolumes()]
         for name in INPUTS:
             self._selector(name).sortFilterProxyModel().hiddenNodeIDs = hidden
 

@@ -202,6 +202,12 @@ class LayersWidget:
                     setattr(parameters, name, "")
             raise
 
+    def expect(self, key: LayerKey) -> None:
+        """Show a layer that the worker was asked for as soon as it comes."""
+        self._wanted = key.id
+        if self._panel.parameters is not None:
+            self._panel.parameters.layer = key.id
+
     def onFailed(self) -> None:
         """A run has ended without giving what was asked for."""
         wanted, self._wanted = self._wanted, None
@@ -245,5 +251,8 @@ class LayersWidget:
         key = LayerKey("gradcam", structure.key)
         if all(key != known for known in self._panel.logic.layerKeys()):
             self._panel.logic.requestLayer(key)  # says why it cannot be had
+        elif result.isPart(key):
+            self._panel.logic.requestLayer(key)
+            self.expect(key)
         self._panel.parameters.layer = key.id
         self._ui.layerSelector.setFocus(qt.Qt.OtherFocusReason)

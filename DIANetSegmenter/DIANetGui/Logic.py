@@ -7,17 +7,17 @@ Without Qt, and usable from Slicer's Python console and from scripts: `segmentNo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from DIANetLib.catalogue import read_catalogue
 from DIANetLib.errors import Cancelled, DIANetError, InputError
 from DIANetLib.worker import protocol
-from DIANetLib.worker.protocol import BoxLPS, ModelInfo, ReviewOptions, SharedVolume
+from DIANetLib.worker.protocol import BoxLPS, ModelInfo, SharedVolume
 
 from .Activity import Activity, Meter
 from .LayerSource import EAGER_STRUCTURES, PER_STRUCTURE, LayerSource
-from .Messages import filesOf, structureOf
+from .Messages import filesOf
+from .Review import Review
 from .Runner import Run, Runner, State, newId
 from .Settings import Settings, whatIsMissing
 from .Translate import tr as _
@@ -40,6 +40,7 @@ class Logic:
 
     Attributes:
         runner: The worker's requests.
+        review: Judging, correcting and ranking the places of the current result.
         result: The current result.
         estimated: Answer to the latest `estimate`.
         report: Answer to the latest `doctor`.
@@ -53,6 +54,7 @@ class Logic:
         later: Callable[[int, Callable[[], None]], object] | None = None,
     ) -> None:
         self.runner = Runner(client, later)
+        self.review = Review(self)
         self.result: Result | None = None
         self.estimated: tuple[protocol.DeviceEstimate, ...] = ()
         self.report: protocol.DoctorReport | None = None
@@ -162,6 +164,7 @@ class Logic:
         missing = self.whatIsMissing(settings)
         if missing or settings.model is None:
             raise InputError(missing)
+        self.review.endEdit()
         model = settings.model
         box = _boxOf(settings)
         eager = len(model.structures) * (2 if model.sides else 1) <= EAGER_STRUCTURES
@@ -279,7 +282,7 @@ class Logic:
         result = self.result
         if result is None:
             raise InputError(_("There is no result yet."), remedy=_("Click Segment first."))
-        if region is None and result.layerNode(key) is not None:
+        if region is None and result.layerNode(key) is not None and not result.isPart(key):
             self.runner.tell("layers")
             return
         shared = self._layers.take(result.record.id, key.id)
@@ -320,59 +323,11 @@ class Logic:
         Raises:
             InputError: What the scene holds of them cannot be read.
         """
-        if self.result is None or not self.result.regions():
-            return ()
-        from DIANetLib.acwi.review import regions_from_json
+        return self.review.worklist().regions
 
-        return regions_from_json(self.result.regions())
-
-    def setRegionState(self, rank: int, state: str) -> None:
-        """Note what the reviewer said of a region: `"open"`, `"accepted"`, `"corrected"` or `"skipped"`."""
-        from DIANetLib.acwi.review import regions_to_json
-
-        if self.result is None:
-            return
-        changed = [replace(r, state=state) if r.rank == rank else r for r in self.regions()]
-        self.result.setRegions(regions_to_json(changed))
-        self.runner.tell("regions")
-
-    def review(self, options: ReviewOptions) -> None:
-        """Look for low-confidence regions again (event `"regions"`).
-
-        The worker does it while it has the result, else it is done here, from the nodes.
-
-        Raises:
-            DIANetError: The options are out of range, or the result lacks what is needed.
-        """
-        result = self.result
-        if result is None:
-            return
-        if self._layers.canExplain(result.record.id) and not self.busy:
-            request = protocol.Review(newId(), result.record.id, options)
-            self.runner.ask(request, "review", lambda payload: self._takeRegions(result, payload.regions))
-            return
-        from DIANetLib.acwi.review import find_regions, regions_to_json
-
-        from .Nodes import volumeFromNode
-        from .Results import LayerKey
-
-        node = result.layerNode(LayerKey("error"))
-        if node is None:
-            name = result.segmentationNode.GetName()
-            raise InputError(
-                _("The error probability volume of {name} is gone.").format(name=name),
-                remedy=_("Click Segment again."),
-            )
-        regions = find_regions(
-            volumeFromNode(node),
-            result.labels(),
-            [structureOf(info) for info in result.record.structures],
-            threshold=options.threshold,
-            minimum_mm3=options.minimum_mm3,
-            maximum=options.maximum,
-            extent_mm=options.extent_mm,
-        )
-        self._takeRegions(result, regions_to_json(regions))
+    def canExplain(self, result: Result) -> bool:
+        """Whether the worker still has what it needs to explain a result, and to review it."""
+        return self._layers.canExplain(result.record.id)
 
     # --- other requests ---
 
@@ -453,7 +408,7 @@ class Logic:
             Run(
                 request,
                 Meter(("explain", "show")),
-                lambda payload: self._takeExplanation(result, payload),
+                lambda payload: self._takeExplanation(result, payload, region),
                 "layers",
             )
         )
@@ -480,7 +435,14 @@ class Logic:
         try:
             labels = exchange.read(payload.labels)
             with batch(self.environment.scene):  # views and lists follow once, not with every layer
-                result = Result.create(self.environment, identifier, settings.inputNodes, payload, labels)
+                result = Result.create(
+                    self.environment,
+                    identifier,
+                    settings.inputNodes,
+                    payload,
+                    labels,
+                    modalities=settings.modalities,
+                )
                 for entry in payload.maps:
                     key = LayerKey(entry.kind, entry.structure)
                     if eager or entry.kind not in PER_STRUCTURE:
@@ -502,29 +464,16 @@ class Logic:
         self._seconds[settings.model.name if settings.model else ""] = payload.timings
         self.result = result
 
-    def _takeExplanation(self, result: Result, payload: protocol.Explained) -> None:
+    def _takeExplanation(self, result: Result, payload: protocol.Explained, region: BoxLPS | None) -> None:
         from .Results import LayerKey
 
         try:
             if self.result is result:
                 for entry in payload.maps:
                     volume = self.runner.exchange.read(entry.volume)
-                    result.addLayer(LayerKey(entry.kind, entry.structure), volume)
+                    result.addLayer(LayerKey(entry.kind, entry.structure), volume, part=region is not None)
         finally:
             self.runner.discard(payload)
-
-    def _takeRegions(self, result: Result, text: str) -> None:
-        """Take a new list; a region that is in the old one keeps what was said of it."""
-        if self.result is not result:
-            return
-        from DIANetLib.acwi.review import regions_from_json, regions_to_json
-
-        said = {(r.centre, r.structures): r.state for r in self.regions()}
-        regions = [
-            replace(r, state=said.get((r.centre, r.structures), r.state)) for r in regions_from_json(text)
-        ]
-        result.setRegions(regions_to_json(regions))
-        self.runner.tell("regions")
 
     def _takeEstimate(self, payload: protocol.Estimated) -> None:
         self.estimated = payload.devices

@@ -14,7 +14,7 @@ from DIANetLib.worker.protocol import CodeInfo, Segmented, StructureInfo, Struct
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "ResultRecord", "attributeText", "readRecord", "recordText"]
 
 SCHEMA = "dianet.scene-result"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 added modalities, and intervals of the expected Dice
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ResultRecord:
         modelVersion: Its version.
         modelSha256: Hash of its weights.
         inputs: Names of the input volumes, in the model's order.
+        modalities: What the model took each input for; empty where an earlier version kept none.
         structures: What was looked for.
         summaries: Numbers per structure.
         warnings: Sentences for the user.
@@ -45,6 +46,7 @@ class ResultRecord:
     modelVersion: str = ""
     modelSha256: str = ""
     inputs: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     structures: tuple[StructureInfo, ...] = ()
     summaries: tuple[StructureSummary, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -58,7 +60,14 @@ class ResultRecord:
     layers: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, requestId: str, payload: Segmented, inputs: tuple[str, ...], created: str) -> ResultRecord:
+    def of(
+        cls,
+        requestId: str,
+        payload: Segmented,
+        inputs: tuple[str, ...],
+        created: str,
+        modalities: tuple[str, ...] = (),
+    ) -> ResultRecord:
         """The record of what a worker gave."""
         return cls(
             id=requestId,
@@ -66,6 +75,7 @@ class ResultRecord:
             modelVersion=payload.model_version,
             modelSha256=payload.model_sha256,
             inputs=inputs,
+            modalities=modalities,
             structures=payload.structures,
             summaries=payload.summaries,
             warnings=payload.warnings,
@@ -117,8 +127,8 @@ def readRecord(text: str, layers: tuple[str, ...] = ()) -> ResultRecord:
             )
         document["structures"] = tuple(_structure(entry) for entry in document["structures"])
         document["summaries"] = tuple(StructureSummary(**entry) for entry in document["summaries"])
-        for name in ("inputs", "warnings", "networkLayers", "paths"):
-            document[name] = tuple(document.get(name, ()))  # records of the first release name no paths
+        for name in ("inputs", "modalities", "warnings", "networkLayers", "paths"):
+            document[name] = tuple(document.get(name, ()))  # earlier versions lack some
         return ResultRecord(**document, layers=layers)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"The record of a result cannot be read: {error}.") from error

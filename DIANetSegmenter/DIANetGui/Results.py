@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A result in the scene: a folder beside the input with the segmentation and its layers.
 
-The segmentation node is what a result hangs on. Its attributes hold the record and the low-confidence
-regions, its node references lead to the inputs, the layers and the outline of a region, so that all of it is
-there again when the scene is saved and loaded.
+The segmentation node is what a result hangs on. Its attributes hold the record, the low-confidence regions
+and the labels as the model gave them, its node references lead to the inputs, the layers and the outline of a
+region, so that all of it is there again when the scene is saved and loaded.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from datetime import datetime
 from typing import Any
 
 from DIANetLib.errors import InputError
-from DIANetLib.volume import Volume
+from DIANetLib.volume import Geometry, Volume
 from DIANetLib.worker.protocol import Segmented, StructureInfo
 
 from .LayerKeys import LayerKey, layerTitle
 from .Nodes import nodeFromVolume
+from .PackedLabels import packed, unpacked
 from .Records import ResultRecord, attributeText, readRecord, recordText
 from .Scene import (
     NO_ITEM,
@@ -41,9 +42,13 @@ __all__ = ["LayerKey", "Result", "ResultRecord"]
 RECORD_ATTRIBUTE = "DIANet.Result"
 REGIONS_ATTRIBUTE = "DIANet.Regions"
 LAYER_ATTRIBUTE = "DIANet.Layer"
+PART_ATTRIBUTE = "DIANet.Part"
 INPUT_ROLE = "DIANet.Input"
 LAYER_ROLE = "DIANet.Layer."
+BEFORE_ATTRIBUTE = "DIANet.Before"
+LATE_ATTRIBUTE = "DIANet.BeforeIsLate"
 OUTLINE_ROLE = "DIANet.Outline"
+EDIT_SOURCE_ROLE = "DIANet.EditSource"
 
 _SEGMENTATION = "vtkMRMLSegmentationNode"
 
@@ -81,6 +86,7 @@ class Result:
         payload: Segmented,
         labels: Volume,
         *,
+        modalities: Sequence[str] = (),
         replace: Result | None = None,
     ) -> Result:
         """Put what the worker gave into the scene; layers are added one by one with `addLayer`.
@@ -91,6 +97,7 @@ class Result:
             inputNodes: The volumes that were segmented, in the model's order.
             payload: The worker's answer.
             labels: Its labelmap.
+            modalities: What the model takes each input for.
             replace: Earlier result to take the place of; it is removed once the new one is complete.
 
         Raises:
@@ -98,9 +105,8 @@ class Result:
         """
         scene, source = environment.scene, inputNodes[0]
         names = tuple(node.GetName() or "" for node in inputNodes)
-        record = ResultRecord.of(
-            requestId, payload, names, datetime.now().astimezone().isoformat("T", "seconds")
-        )
+        created = datetime.now().astimezone().isoformat("T", "seconds")
+        record = ResultRecord.of(requestId, payload, names, created, tuple(modalities))
         with batch(scene):
             tree = hierarchy(scene)
             folder, node = NO_ITEM, None
@@ -120,6 +126,7 @@ class Result:
                 node.SetAttribute(RECORD_ATTRIBUTE, recordText(record))
                 result = cls(environment, node)
                 result.setRegions(payload.regions)
+                result.keepBefore(labels)
                 if replace is not None:
                     result.takePlaceOf(replace)
                 return result
@@ -182,6 +189,10 @@ class Result:
         found = (node.GetNthNodeReference(INPUT_ROLE, index) for index in range(count))
         return tuple(inputNode for inputNode in found if inputNode is not None)
 
+    def inputNode(self, index: int) -> Any:
+        """The volume that was segmented as the index-th of the record's inputs; None if it is gone."""
+        return self.segmentationNode.GetNthNodeReference(INPUT_ROLE, index)
+
     def layerKeys(self) -> tuple[LayerKey, ...]:
         """The layers that have a node."""
         node = self.segmentationNode
@@ -196,12 +207,18 @@ class Result:
         """The volume node of a layer; None if it has none."""
         return self.segmentationNode.GetNodeReference(_roleOf(key))
 
-    def addLayer(self, key: LayerKey, volume: Volume) -> Any:
+    def isPart(self, key: LayerKey) -> bool:
+        """Whether a layer explains a part of its structure only."""
+        node = self.layerNode(key)
+        return node is not None and node.GetAttribute(PART_ATTRIBUTE) is not None
+
+    def addLayer(self, key: LayerKey, volume: Volume, *, part: bool = False) -> Any:
         """Add a layer's volume node, in place of an earlier one of this key.
 
         Args:
             key: Which layer.
             volume: Its values, float32.
+            part: Whether it explains a part of its structure only, which its name then says.
 
         Returns:
             vtkMRMLScalarVolumeNode with a fixed colour scale, not shown yet.
@@ -216,10 +233,14 @@ class Result:
         with batch(scene):
             try:
                 title = layerTitle(key, self._record.structures)
+                if part:
+                    title = _("{layer} (one place)").format(layer=title)
                 title = uniqueName(scene, title, besides=() if earlier is None else (earlier,))
                 node = nodeFromVolume(self.environment, volume, title)
                 node.SetName(title)
                 node.SetAttribute(LAYER_ATTRIBUTE, key.id)
+                if part:
+                    node.SetAttribute(PART_ATTRIBUTE, "1")
                 styleLayerNode(self.environment, node, key)
                 itemOf(node, self.folderItem or parentItemOf(self.segmentationNode))
                 self.segmentationNode.SetNodeReferenceID(_roleOf(key), node.GetID())
@@ -249,15 +270,46 @@ class Result:
         """The structure that now lies under a point of the world (RAS, mm); None if there is none."""
         return structureUnder(self.segmentationNode, self._record.structures, ras)
 
-    def labels(self) -> Volume:
-        """The segmentation as it is now, as one labelmap on the grid that it came on.
+    def labels(self, geometry: Geometry | None = None) -> Volume:
+        """The segmentation as it is now, as one labelmap.
 
-        Segments that a user added are left out; where segments overlap, the later structure wins.
+        Segments that a user added are left out; where segments overlap, the one added since `before` counts.
+
+        Args:
+            geometry: The grid wanted; by default the one that it came on.
 
         Raises:
             InputError: The segmentation has lost its reference geometry.
         """
-        return labelsOf(self.segmentationNode, self._record.structures)
+        return labelsOf(self.segmentationNode, self._record.structures, geometry, self.before)
+
+    def before(self) -> Volume | None:
+        """The labels as the model gave them; None where an earlier version of DIANet kept none.
+
+        Raises:
+            InputError: What the scene holds of them cannot be read.
+        """
+        text = self.segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
+        return unpacked(text, self.segmentationNode.GetName() or "") if text else None
+
+    @property
+    def beforeIsLate(self) -> bool:
+        """Whether the labels of `before` may have been edited already when they were kept."""
+        return self.segmentationNode.GetAttribute(LATE_ATTRIBUTE) is not None
+
+    def keepBefore(self, labels: Volume | None = None) -> None:
+        """Keep labels as those before any edit, unless there are some already.
+
+        Args:
+            labels: As the model gave them. None takes them as they are now, for a result that an earlier
+                version of DIANet made.
+        """
+        if self.segmentationNode.GetAttribute(BEFORE_ATTRIBUTE):
+            return
+        if labels is None:
+            labels = self.labels()
+            self.segmentationNode.SetAttribute(LATE_ATTRIBUTE, "1")
+        self.segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, packed(labels))
 
     def showSurfaces(self, visible: bool = True) -> None:
         """Show the structures in 3-D views, or no longer; their surfaces are made the first time."""
@@ -269,9 +321,10 @@ class Result:
     # --- its end ---
 
     def nodes(self) -> tuple[Any, ...]:
-        """All nodes that are its own: segmentation, layers and outline."""
+        """All nodes that are its own: segmentation, layers, outline, and what an edit needs."""
         node = self.segmentationNode
-        own = [node, *(self.layerNode(key) for key in self.layerKeys()), node.GetNodeReference(OUTLINE_ROLE)]
+        own = [node, *(self.layerNode(key) for key in self.layerKeys())]
+        own += [node.GetNodeReference(role) for role in (OUTLINE_ROLE, EDIT_SOURCE_ROLE)]
         return tuple(entry for entry in own if entry is not None)
 
     def takePlaceOf(self, earlier: Result) -> None:

@@ -6,73 +6,94 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import qt
+import slicer
 
 from DIANetLib.worker.protocol import ReviewOptions
 
+from .EditorModule import ModuleEditor
+from .FinishWidget import FinishWidget
 from .Handlers import handler
+from .RegionsTable import RegionsTable
 from .Translate import tr as _
+from .Wording import outcomeText, progressText
 
 if TYPE_CHECKING:
-    from DIANetLib.acwi.review import Region
+    from DIANetLib.acwi.review import Region, State
 
-__all__ = ["NEXT_KEYS", "PREVIOUS_KEYS", "ReviewWidget"]
+    from .Editing import Outcome
+
+__all__ = ["ACCEPT_KEYS", "EDIT_KEYS", "NEXT_KEYS", "PREVIOUS_KEYS", "SKIP_KEYS", "ReviewWidget"]
 
 # Alt and Ctrl with the arrows to the sides change the module, plain letters belong to the segment editor.
 PREVIOUS_KEYS, NEXT_KEYS = "Ctrl+Up", "Ctrl+Down"
+ACCEPT_KEYS, EDIT_KEYS, SKIP_KEYS = "Ctrl+Return", "Ctrl+E", "Ctrl+K"
 
 _RERANK_MS = 300
-_RANK, _STRUCTURE, _SIZE, _ERROR, _STATE = range(5)
+_MESSAGE_MS = 8000
 
 
 class ReviewWidget:
-    """Lists the regions of the current result, jumps to them and outlines them.
+    """Lists the regions of the current result, leads to them, and takes what the reviewer says of them.
 
     Args:
         panel: The panel that it is part of.
+        editor: The Segment Editor; the application's by default.
     """
 
-    def __init__(self, panel: Any) -> None:
+    def __init__(self, panel: Any, editor: Any = None) -> None:
         self._panel = panel
-        self._ui = panel.ui
-        self._regions: tuple[Region, ...] = ()
+        self._ui = ui = panel.ui
+        self._editor = ModuleEditor() if editor is None else editor
         self._options: ReviewOptions | None = None
-        self._rowsWait = self._stopped = False
-        ui = self._ui
-        header = ui.regionsTable.horizontalHeader()
-        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(_STRUCTURE, qt.QHeaderView.Stretch)
-        header.connect("sectionResized(int,int,int)", self._onColumnResized)
+        self._hint = ""
+        self._asked = False  # for the reviewer's name
+        self._table = RegionsTable(ui.regionsTable)
+        self.finish = FinishWidget(panel)
         ui.regionsTable.connect("itemSelectionChanged()", self._onSelection)
         ui.regionsTable.connect("cellClicked(int,int)", self._onSelection)
-        ui.previousButton.connect("clicked()", self._onPrevious)
-        ui.nextButton.connect("clicked()", self._onNext)
+        for button, slot in (
+            (ui.acceptButton, self._onAccept),
+            (ui.editButton, self._onEdit),
+            (ui.skipButton, self._onSkip),
+            (ui.nextButton, self._onNext),
+            (ui.previousButton, self._onPrevious),
+            (ui.reopenButton, self._onReopen),
+            (ui.explainPlaceButton, self._onExplain),
+        ):
+            button.connect("clicked()", slot)
         self._shortcuts = []
         for keys, button, slot in (
             (PREVIOUS_KEYS, ui.previousButton, self._onPrevious),
             (NEXT_KEYS, ui.nextButton, self._onNext),
+            (ACCEPT_KEYS, ui.acceptButton, self._onAccept),
+            (EDIT_KEYS, ui.editButton, self._onEdit),
+            (SKIP_KEYS, ui.skipButton, self._onSkip),
         ):
             # A shortcut works while its parent is visible; `setActive` narrows that to the module being open.
-            shortcut = qt.QShortcut(panel.widget)
-            shortcut.setKey(qt.QKeySequence(keys))
-            shortcut.setEnabled(False)
-            shortcut.connect("activated()", slot)
-            button.toolTip = qt.QKeySequence(keys).toString(qt.QKeySequence.NativeText)
-            self._shortcuts.append(shortcut)
+            self._shortcuts.append(_shortcut(panel.widget, keys, slot))
+            button.toolTip = f"{button.toolTip} ({_native(keys)})"
+        # While the Segment Editor is open, the keys of Edit lead back.
+        self._back = _shortcut(slicer.util.mainWindow() or panel.widget, EDIT_KEYS, self._onBack)
         self._timer = qt.QTimer(panel.widget)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_RERANK_MS)
         self._timer.connect("timeout()", self._onTimer)
 
     def setActive(self, active: bool) -> None:
-        """Let the shortcuts work, or not."""
+        """Let the shortcuts work, or not; whoever comes back has done with the edit."""
         for shortcut in self._shortcuts:
             shortcut.setEnabled(active)
+        self._back.setEnabled(not active and self._panel.logic.review.edit is not None)
+        if active:
+            self.endEdit()
 
     def stop(self) -> None:
         """Ask for nothing more."""
-        self._stopped = True
         self._timer.stop()
-        self.setActive(False)
+        self._table.stop()
+        for shortcut in (*self._shortcuts, self._back):
+            shortcut.setEnabled(False)
+        self._back.deleteLater()  # the main window would keep it
 
     def options(self) -> ReviewOptions:
         """How regions are looked for."""
@@ -92,38 +113,28 @@ class ReviewWidget:
             self._options = options
             self._timer.start()
 
+    def onNewResult(self) -> None:
+        """Forget what was said of another result."""
+        self._hint = ""
+        self.update()
+
     def update(self) -> None:
         """Show the regions of the current result."""
-        logic = self._panel.logic
-        kept = self._ui.regionsTable.currentRow()
-        kept = self._regions[kept] if 0 <= kept < len(self._regions) else None
-        result, regions = logic.result, logic.regions()
-        self._regions = regions
-        table = self._ui.regionsTable
-        blocked = table.blockSignals(True)
-        table.clearSelection()
-        table.setRowCount(len(regions))
+        result = self._panel.logic.result
+        worklist = self._panel.logic.review.worklist()
         names = {} if result is None else {s.key: s.name for s in result.record.structures}
-        for row, region in enumerate(regions):
-            self._fillRow(row, region, names)
-        same = [n for n, region in enumerate(regions) if kept is not None and region.centre == kept.centre]
-        if same:
-            table.setCurrentCell(same[0], _RANK)
-        else:
-            table.setCurrentCell(-1, -1)
-        table.blockSignals(blocked)
-        self._onColumnResized()
-        if not same and result is not None:
+        there = self._table.show(worklist.regions, names)
+        if not there and result is not None:
             self._outline(None)
-        open_ = sum(region.state == "open" for region in regions)
         if result is None:
             text = _("Run a segmentation to see where to look.")
-        elif not regions:
+        elif not worklist.regions:
             text = _("No place reaches these thresholds.")
         else:
-            text = _("{count} places to look at, {open} of them open.").format(count=len(regions), open=open_)
+            text = progressText(worklist.progress())
         self._ui.reviewLabel.text = text
-        self._ui.previousButton.enabled = self._ui.nextButton.enabled = bool(regions)
+        self.finish.update()
+        self.updateButtons()
 
     def lookAtWorst(self) -> None:
         """Lead the views to the worst place of a new result, if some of them show nothing of it."""
@@ -135,49 +146,80 @@ class ReviewWidget:
 
     def current(self) -> Region | None:
         """The region that is chosen."""
-        row = self._ui.regionsTable.currentRow()
-        return self._regions[row] if 0 <= row < len(self._regions) else None
+        return self._table.current()
 
-    def step(self, by: int) -> None:
-        """Go on by some regions; after the last comes the first."""
-        if not self._regions:
+    def endEdit(self) -> None:
+        """End the edit that is going on, if there is one, and say what it has changed."""
+        review = self._panel.logic.review
+        self._hint = ""
+        if review.edit is None:
             return
-        row = self._ui.regionsTable.currentRow()
-        target = (row + by) % len(self._regions) if row >= 0 else (0 if by > 0 else len(self._regions) - 1)
-        self._ui.regionsTable.setCurrentCell(target, _RANK)
+        try:
+            outcome = review.endEdit()
+        finally:
+            self._editor.leave()
+        if outcome is not None:
+            self.tell(outcome)
 
-    def _fillRow(self, row: int, region: Region, names: dict[str, str]) -> None:
-        structures = self._structuresOf(region, names, "\n")
-        states = {
-            "open": _("open"),
-            "accepted": _("accepted"),
-            "corrected": _("corrected"),
-            "skipped": _("skipped"),
-        }
-        cells = {
-            _RANK: str(region.rank),
-            _STRUCTURE: structures,
-            _SIZE: f"{region.volume_mm3:.0f}",
-            _ERROR: f"{region.expected_error_mm3:.1f}",
-            _STATE: states.get(region.state, region.state),
-        }
-        tip = _("{structures}: {size} mm³, of which {error} mm³ are expected to be wrong").format(
-            structures=self._structuresOf(region, names), size=cells[_SIZE], error=cells[_ERROR]
+    def tell(self, outcome: Outcome) -> None:
+        """Say what an edit has changed."""
+        self._say(outcomeText(outcome))
+        self.updateButtons()
+
+    def updateButtons(self) -> None:
+        """Enable what can be done with the chosen region."""
+        ui, region = self._ui, self.current()
+        logic = self._panel.logic
+        there = bool(ui.regionsTable.rowCount)
+        ui.previousButton.enabled = there
+        ui.nextButton.enabled = there and logic.review.worklist().following(None) is not None
+        for button in (ui.acceptButton, ui.editButton, ui.skipButton):
+            button.enabled = region is not None
+        ui.reopenButton.enabled = region is not None and region.state != "open"
+        ui.explainPlaceButton.enabled = (
+            region is not None
+            and bool(region.structures)
+            and logic.canExplain(logic.result)
+            and not logic.busy
         )
-        for column, text in cells.items():
-            item = qt.QTableWidgetItem(text)
-            item.setToolTip(tip)
-            if column in (_RANK, _SIZE, _ERROR):
-                item.setTextAlignment(int(qt.Qt.AlignRight) | int(qt.Qt.AlignVCenter))
-            self._ui.regionsTable.setItem(row, column, item)
+        ui.reviewHintLabel.text = self._hint
+        ui.reviewHintLabel.setVisible(bool(self._hint))
 
-    def _structuresOf(self, region: Region, names: dict[str, str], between: str = " / ") -> str:
-        return between.join(names.get(key, key) for key in region.structures) or _("nothing found")
+    # --- helpers ---
+
+    def _say(self, text: str) -> None:
+        """Say something that stays in sight until the next click."""
+        self._hint = text
+        slicer.util.showStatusMessage(text, _MESSAGE_MS)
+
+    def _judge(self, state: State) -> None:
+        self.endEdit()
+        region = self.current()
+        if region is None:
+            return
+        review = self._panel.logic.review
+        if not review.reviewer and not self._asked:
+            self._asked = True
+            self._hint = _("Type your name beside Reviewer, and it is kept with what you judge.")
+        review.judge(region.rank, state)
+        if state != "open":
+            self._next()
+
+    def _next(self) -> None:
+        region = self.current()
+        following = self._panel.logic.review.worklist().following(None if region is None else region.rank)
+        if following is None:
+            self._hint = _("All places are judged. Click Finish to write the correction package.")
+            self.updateButtons()
+        else:
+            self._table.choose(following.rank)
 
     def _outline(self, region: Region | None) -> None:
         from .Layers import outlineRegion
 
         outlineRegion(self._panel.environment, self._panel.logic.result, region)
+
+    # --- what the user does ---
 
     @handler
     def _onSelection(self) -> None:
@@ -187,29 +229,73 @@ class ReviewWidget:
         if region is not None and self._panel.logic.result is not None:
             jumpTo(self._panel.environment, region.centre)
             self._outline(region)
-
-    @handler
-    def _onColumnResized(self) -> None:
-        # Names break elsewhere now; once all columns have their width.
-        if not self._rowsWait:
-            self._rowsWait = True
-            qt.QTimer.singleShot(0, self._resizeRows)
-
-    @handler
-    def _resizeRows(self) -> None:
-        self._rowsWait = False
-        if not self._stopped:
-            self._ui.regionsTable.resizeRowsToContents()
+        self.updateButtons()
 
     @handler
     def _onPrevious(self) -> None:
-        self.step(-1)
+        self.endEdit()
+        self._table.chooseAbove()
 
     @handler
     def _onNext(self) -> None:
-        self.step(1)
+        self.endEdit()
+        self._next()
+
+    @handler
+    def _onAccept(self) -> None:
+        self._judge("accepted")
+
+    @handler
+    def _onSkip(self) -> None:
+        self._judge("skipped")
+
+    @handler
+    def _onReopen(self) -> None:
+        self._judge("open")
+
+    @handler
+    def _onEdit(self) -> None:
+        self.endEdit()
+        region = self.current()
+        if region is None:
+            return
+        review = self._panel.logic.review
+        result, edit = review.beginEdit(region.rank, self.options().threshold)
+        try:
+            self._editor.open(result, edit)
+        except BaseException:
+            review.endEdit()
+            self._editor.leave()
+            raise
+        slicer.util.showStatusMessage(
+            _(
+                "Only place {rank} can be edited. {keys}, or the module DIANet Segmenter, ends the edit."
+            ).format(rank=region.rank, keys=_native(EDIT_KEYS))
+        )
+
+    @handler
+    def _onBack(self) -> None:
+        self._editor.goHome()
+
+    @handler
+    def _onExplain(self) -> None:
+        region = self.current()
+        if region is not None:
+            self._panel.layers.expect(self._panel.logic.review.explain(region.rank))
 
     @handler
     def _onTimer(self) -> None:
         if self._panel.parameters is not None and self._panel.logic.result is not None:
-            self._panel.logic.review(self.options())
+            self._panel.logic.review.find(self.options())
+
+
+def _shortcut(parent: Any, keys: str, slot: Any) -> Any:
+    shortcut = qt.QShortcut(parent)
+    shortcut.setKey(qt.QKeySequence(keys))
+    shortcut.setEnabled(False)
+    shortcut.connect("activated()", slot)
+    return shortcut
+
+
+def _native(keys: str) -> str:
+    return str(qt.QKeySequence(keys).toString(qt.QKeySequence.NativeText))

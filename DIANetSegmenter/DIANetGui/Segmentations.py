@@ -7,7 +7,7 @@ with many structures takes the memory of one. When a user edits a segment, Slice
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,12 +64,20 @@ def fillSegmentation(node: Any, labels: Volume, structures: Sequence[StructureIn
             raise InputError(f"Two structures have the key {structure.key!r}, expected each to have its own.")
 
 
-def labelsOf(node: Any, structures: Sequence[StructureInfo]) -> Volume:
-    """The segments of a node as one labelmap on its reference geometry.
+def labelsOf(
+    node: Any,
+    structures: Sequence[StructureInfo],
+    geometry: Geometry | None = None,
+    before: Callable[[], Volume | None] = lambda: None,
+) -> Volume:
+    """The segments of a node as one labelmap.
 
     Args:
         node: vtkMRMLSegmentationNode.
-        structures: Which segments (by key) and which values they get; where two overlap, the later one wins.
+        structures: Which segments (by key) and which values they get.
+        geometry: The grid wanted; the node's reference geometry by default.
+        before: Gives the labels before any edit. Where segments overlap, as some tools leave them, the one
+            that has been added since counts; of several, or without such labels, the later one.
 
     Raises:
         InputError: The node has no reference geometry.
@@ -77,7 +85,7 @@ def labelsOf(node: Any, structures: Sequence[StructureInfo]) -> Volume:
     import slicer
     from vtk.util import numpy_support
 
-    geometry = referenceGeometry(node)
+    geometry = referenceGeometry(node) if geometry is None else geometry
     labels = np.zeros(geometry.shape, np.uint8 if max(_values(structures)) <= 255 else np.uint16)
     target = slicer.vtkOrientedImageData()
     target.SetExtent(*(bound for n in geometry.size for bound in (0, n - 1)))
@@ -94,7 +102,12 @@ def labelsOf(node: Any, structures: Sequence[StructureInfo]) -> Volume:
             )
             voxels = numpy_support.vtk_to_numpy(onGrid.GetPointData().GetScalars())
             resampled[image] = voxels.reshape(geometry.shape)
-        labels[resampled[image] == segment.GetLabelValue()] = structure.value
+        inside = resampled[image] == segment.GetLabelValue()
+        if labels[inside].any():
+            earlier = before()
+            if earlier is not None and earlier.geometry.same_grid(geometry, 1e-3):
+                inside &= (labels == 0) | (earlier.array != structure.value)
+        labels[inside] = structure.value
     return Volume(labels, geometry, name=node.GetName() or "")
 
 

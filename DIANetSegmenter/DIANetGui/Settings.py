@@ -46,6 +46,12 @@ class Settings:
         nodes = (self.inputs.get(modality.name) for modality in modalities)
         return tuple(node for node in nodes if node is not None)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities that `inputNodes` are."""
+        modalities = self.model.modalities if self.model is not None else ()
+        return tuple(m.name for m in modalities if self.inputs.get(m.name) is not None)
+
 
 def whatIsMissing(settings: Settings) -> str:
     """A sentence that says why a run cannot start with these settings; empty if it can."""

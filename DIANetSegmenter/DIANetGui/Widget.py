@@ -17,6 +17,7 @@ from .InputsWidget import MODEL_SETTING, InputsWidget
 from .LayersWidget import LayersWidget
 from .Logic import Logic, State
 from .Parameters import INPUTS, Parameters, parameterNode
+from .QualityWidget import QualityWidget
 from .ReviewWidget import ReviewWidget
 from .Settings import Settings
 from .SetupWidget import SetupWidget
@@ -60,6 +61,7 @@ class Panel:
         self.layers = LayersWidget(self)
         self.review = ReviewWidget(self)
         self.setup = SetupWidget(self)
+        self.quality = QualityWidget(self)
         self._timer = qt.QTimer(self.widget)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_ESTIMATE_MS)
@@ -70,6 +72,7 @@ class Panel:
         self._openParameters()
         self.inputs.fill()
         self.review.update()
+        self._onSceneThere()
         self.update()
 
     # --- what the sections use ---
@@ -82,12 +85,11 @@ class Panel:
     def inputVolumes(self) -> list[Any]:
         """Volume nodes that may be an input, the latest first."""
         nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        return [node for node in reversed(nodes) if node.GetAttribute("DIANet.Layer") is None]
+        return [node for node in reversed(nodes) if not _isOwn(node)]
 
-    def layerVolumes(self) -> list[Any]:
-        """Volume nodes that are layers of results."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        return [node for node in nodes if node.GetAttribute("DIANet.Layer") is not None]
+    def ownVolumes(self) -> list[Any]:
+        """Volume nodes that are layers of results, or that an edit needs."""
+        return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isOwn(node)]
 
     def activeVolume(self) -> Any:
         """The volume that the slice views show; None if there is none."""
@@ -190,9 +192,17 @@ class Panel:
         # What was loaded may have brought its own settings and results.
         self._closeParameters()
         self._openParameters()
+        self._onSceneThere()
         self.inputs.update()
         self.inputs.guess()
         self.update()
+
+    @handler
+    def _onSceneThere(self) -> None:
+        """End what was going on when a scene was saved, or when this panel's forerunner was closed."""
+        outcome = self.logic.review.sceneLoaded()
+        if outcome is not None:
+            self.review.tell(outcome)
 
     @handler
     def _onNodeAdded(self) -> None:
@@ -212,6 +222,7 @@ class Panel:
             self.inputs.forgetGuess(node)
             self.logic.inputRemoved(node)
             result = self.logic.result
+            self.logic.review.segmentationRemoved(node)
             if result is not None and node is result.segmentationNode:
                 self.logic.resultRemoved()
         except Exception as error:
@@ -257,6 +268,7 @@ class Panel:
         elif event == "models":
             self.inputs.fill()
         elif event == "regions":
+            self.inputs.hideLayers()
             self.review.update()
         elif event == "layers":
             self.inputs.hideLayers()
@@ -275,13 +287,13 @@ class Panel:
         result = self.logic.result
         self.inputs.hideLayers()
         self.layers.onNewResult()
+        self.review.onNewResult()
         if self.parameters is not None:
             node = None if result is None else result.segmentationNode
             if self.parameters.result is not node:
                 self.parameters.result = node
                 self.layers.showFirst()
                 self.review.lookAtWorst()
-        self.review.update()
         self.update()
 
     def _tellSoon(self, error: Exception | None) -> None:
@@ -299,6 +311,7 @@ class Panel:
         self._updateProgress()
         self._updateDevices()
         self.layers.update()
+        self.review.updateButtons()
         self.setup.update()
         self._estimateSoon()
 
@@ -318,7 +331,7 @@ class Panel:
             getattr(ui, f"{name}Selector").enabled = not busy
         result = self.logic.result
         ui.resultLabel.setVisible(result is not None)
-        ui.resultLabel.text = "" if result is None else resultText(result.record)
+        ui.resultLabel.text = "" if result is None else resultText(result.record, self.quality.limits())
 
     def _updateProgress(self) -> None:
         ui, activity = self.ui, self.logic.activity
@@ -389,3 +402,8 @@ class Panel:
     def _onEstimateTimer(self) -> None:
         if not self._closed and self.logic.state is State.IDLE and not self.missing():
             self.logic.estimate(self.settings())
+
+
+def _isOwn(node: Any) -> bool:
+    """Whether a volume node is DIANet's own, never an input."""
+    return any(node.GetAttribute(name) is not None for name in ("DIANet.Layer", "DIANet.EditSource"))

@@ -29,7 +29,12 @@ RETURNS = {
     "vtkMRMLApplicationLogic.GetSelectionNode": "vtkMRMLSelectionNode",
 }
 # Parameters of functions that always are the same kind of widget.
-PARAMETERS = {"selector": "=QComboBox", "process": "=QProcess"}
+PARAMETERS = {
+    "process": "=QProcess",
+    "segmentEditor": "=qMRMLSegmentEditorWidget",
+    "selector": "=QComboBox",
+    "table": "=QTableWidget",
+}
 
 
 def widgetClasses() -> dict[str, str]:

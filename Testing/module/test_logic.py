@@ -439,17 +439,17 @@ class TestReview:
     def test_what_was_said_of_a_region_is_kept_in_the_scene(self, reviewed):
         told = []
         reviewed.addListener(told.append)
-        reviewed.setRegionState(1, "accepted")
+        reviewed.review.judge(1, "accepted")
 
         assert reviewed.regions()[0].state == "accepted"
         assert told == ["regions"]
 
     def test_ranking_anew_asks_the_worker_and_keeps_what_was_said(self, reviewed, client):
-        reviewed.setRegionState(1, "accepted")
+        reviewed.review.judge(1, "accepted")
         kept = reviewed.regions()[0]
         other = replace(kept, rank=1, centre=(0.0, 0.0, 0.0), state="open")
 
-        reviewed.review(protocol.ReviewOptions(threshold=0.2))
+        reviewed.review.find(protocol.ReviewOptions(threshold=0.2))
         request = client.sent[-1]
         text = regions_to_json([other, replace(kept, rank=2, state="open")])
         client.say(protocol.Result(request.id, protocol.Reviewed(text)))
@@ -461,9 +461,9 @@ class TestReview:
         client.lose("The worker has ended.")
         sent = len(client.sent)
 
-        reviewed.review(protocol.ReviewOptions(threshold=0.35))
+        reviewed.review.find(protocol.ReviewOptions(threshold=0.35))
         assert len(reviewed.regions()) > 0
-        reviewed.review(protocol.ReviewOptions(threshold=0.9))
+        reviewed.review.find(protocol.ReviewOptions(threshold=0.9))
         assert reviewed.regions() == ()
         assert len(client.sent) == sent
 
@@ -471,7 +471,7 @@ class TestReview:
         client.lose("The worker has ended.")
 
         with pytest.raises(InputError, match="threshold is 2"):
-            reviewed.review(protocol.ReviewOptions(threshold=2.0))
+            reviewed.review.find(protocol.ReviewOptions(threshold=2.0))
 
     def test_a_result_without_its_error_volume_gets_a_sentence(self, reviewed, client, environment):
         from DIANetGui.Results import LayerKey
@@ -480,7 +480,7 @@ class TestReview:
         environment.scene.RemoveNode(reviewed.result.layerNode(LayerKey("error")))
 
         with pytest.raises(InputError, match="error probability volume"):
-            reviewed.review(protocol.ReviewOptions())
+            reviewed.review.find(protocol.ReviewOptions())
 
 
 class TestEstimate:

@@ -196,7 +196,7 @@ def test_a_record_of_the_first_release_names_no_paths(environment, head):
 
 
 def test_a_record_of_a_newer_version_is_refused_with_a_remedy(environment):
-    text = recordText(ResultRecord("id", "model")).replace('"version":1', '"version":2')
+    text = recordText(ResultRecord("id", "model")).replace('"version":2', '"version":3')
     with pytest.raises(InputError, match=r"newer DIANet.*Update the DIANet extension"):
         readRecord(text)
 

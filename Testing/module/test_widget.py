@@ -73,6 +73,7 @@ def panel(slicerApp, environment, client, monkeypatch):
     monkeypatch.setattr(logicModule, "read_catalogue", lambda: MODELS)
     logic = logicModule.Logic(environment, client, later=Later())
     panel = slicerApp.importGui("Widget").Panel(Owner(), logic)
+    slicerApp.panel = panel
     panel.enter()
     yield panel
     panel.cleanup()
@@ -482,8 +483,8 @@ class TestReview:
         return panel.logic.result
 
     def test_the_table_lists_the_regions_worst_first(self, panel, segmented):
-        assert panel.ui.regionsTable.rows()[0] == ["1", "Hippocampus left", "100", "40.0", "open"]
-        assert panel.ui.reviewLabel.text == "3 places to look at, 3 of them open."
+        assert panel.ui.regionsTable.rows()[0] == ["1", "Hippocampus left", "100", "40.0", "○ open"]
+        assert panel.ui.reviewLabel.text == "0 of 3 judged, 73 mm³ expected to be wrong still open."
 
     def test_a_click_jumps_to_the_region_and_outlines_it(self, panel, segmented, jumps):
         panel.ui.regionsTable.clickRow(1)
@@ -504,7 +505,7 @@ class TestReview:
     def test_shortcuts_work_only_while_the_module_is_shown(self, panel, segmented, jumps):
         from Testing.module.fakes.objects import QShortcut
 
-        previous, following = QShortcut.made
+        previous, following = QShortcut.made[:2]
         following.press()
         panel.exit()
         following.press()
@@ -526,10 +527,10 @@ class TestReview:
     def test_the_chosen_region_stays_chosen_when_the_list_changes(self, panel, segmented, client, jumps):
         panel.ui.regionsTable.clickRow(1)
         jumps.clear()
-        panel.logic.setRegionState(1, "accepted")
+        panel.logic.review.judge(1, "accepted")
 
         assert panel.review.current().rank == 2
-        assert panel.ui.regionsTable.rows()[0][-1] == "accepted"
+        assert panel.ui.regionsTable.rows()[0][-1] == "✓ accepted"
         assert jumps == []
 
     def test_without_a_result_there_is_nothing_to_step_through(self, panel):

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from Testing.module.fakes import loader, objects, parameters
+from Testing.module.fakes.segment_editor import SegmentEditorWidget
 
 MODULE_FOLDER = Path(__file__).resolve().parents[3] / "DIANetSegmenter"
 _GUI = "DIANetGui"
 # What must be imported anew, as it takes hold of Qt or of `slicer`'s missing parts.
 _FRESH = (
+    "EditorModule",
+    "FinishWidget",
     "Handlers",
     "InputsWidget",
     "Install",
     "LayersWidget",
     "Parameters",
+    "QualityWidget",
+    "RegionsTable",
     "ReviewWidget",
     "Samples",
     "SetupWidget",
@@ -39,6 +44,9 @@ class Application:
         installed: Arguments of each installation with pip.
         clipboardText: What was copied.
         settings: The application's settings.
+        module: Name of the module that is shown.
+        panel: What is told when the module DIANetSegmenter is opened and left; set by a test.
+        segmentEditor: The Segment Editor's widget, once its module was opened.
     """
 
     def __init__(self, monkeypatch: Any, environment: Any, tmp_path: Path) -> None:
@@ -51,6 +59,9 @@ class Application:
         self.installed: list[list[str]] = []
         self.clipboardText = ""
         self.settings: dict[str, Any] = {}
+        self.module = "DIANetSegmenter"
+        self.panel: Any = None
+        self.segmentEditor: SegmentEditorWidget | None = None
         self.testing = False
         self.home = tmp_path
         self._slicer = slicer
@@ -68,6 +79,22 @@ class Application:
         waiting, objects.QTimer.waiting = objects.QTimer.waiting, []
         for function in waiting:
             function()
+
+    def selectModule(self, name: str) -> None:
+        """Show a module."""
+        before, self.module = self.module, name
+        if self.panel is not None and before != name:
+            if before == "DIANetSegmenter":
+                self.panel.exit()
+            if name == "DIANetSegmenter":
+                self.panel.enter()
+        if name == "SegmentEditor" and self.segmentEditor is None:
+            self.segmentEditor = SegmentEditorWidget(self.environment.scene)
+
+    def getModuleWidget(self, name: str) -> Any:
+        """What slicer.util gives for the Segment Editor."""
+        assert name == "SegmentEditor"
+        return types.SimpleNamespace(editor=self.segmentEditor)
 
     def _place(self, monkeypatch: Any) -> None:
         slicer = self._slicer
@@ -153,7 +180,9 @@ class Application:
         module.getNodesByClass = getNodesByClass
         module.errorDisplay, module.infoDisplay = errorDisplay, infoDisplay
         module.confirmOkCancelDisplay = module.confirmYesNoDisplay = ask
-        module.showStatusMessage = lambda text, milliseconds: self.messages.append(text)
+        module.showStatusMessage = lambda text, milliseconds=0: self.messages.append(text)
+        module.mainWindow = lambda: None
+        module.selectModule, module.getModuleWidget = self.selectModule, self.getModuleWidget
         module.resetThreeDViews = lambda: None
         module.settingsValue = lambda key, default, converter=str: self.settings.get(key, default)
         module.startupEnvironment = dict

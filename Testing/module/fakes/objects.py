@@ -141,6 +141,17 @@ class QLabel(QWidget):
     PROPERTIES: ClassVar = {"text": ""}
 
 
+class QLineEdit(QWidget):
+    PROPERTIES: ClassVar = {"text": "", "placeholderText": ""}
+    SIGNALS: ClassVar = ("editingFinished()",)
+
+    # what a test does
+
+    def type(self, text: str) -> None:
+        self.text = text
+        self.emit("editingFinished()")
+
+
 class QPushButton(QWidget):
     PROPERTIES: ClassVar = {"text": "", "checkable": False}
     SIGNALS: ClassVar = ("clicked()", "clicked(bool)")
