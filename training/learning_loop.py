@@ -149,7 +149,9 @@ def _some(packages: Path, names: Sequence[str], folder: Path) -> Path:
 def _fit(loop: Loop, config: TrainingConfig, arm: str, packages: Path, name: str) -> Weights:
     """Weights of an arm after learning from some packages."""
     output = loop.output / "fits" / name
-    own = loop.settings.model_copy(update=dict(ARMS[arm]))
+    # The figures here are to show what the gate would stop.
+    tolerant = loop.settings.judging.model_copy(update={"tolerance_old": 1.0})
+    own = loop.settings.model_copy(update={"judging": tolerant, **ARMS[arm]})
     request = Request(
         loop.model.path,
         packages,
