@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from DIANetLib import __version__
+from DIANetLib.cli_corrections import add_correct, add_corrections
 from DIANetLib.cli_heads import add_classify, add_reconstruct
 from DIANetLib.cli_images import add_image_arguments, add_run_arguments, asked, image_sources, region
 from DIANetLib.cli_viewer import add_view
@@ -21,6 +22,7 @@ from DIANetLib.console import (
     classification_lines,
     guarded,
     progress_display,
+    quality_lines,
     region_line,
     structure_table,
     table,
@@ -118,6 +120,26 @@ def _parser() -> argparse.ArgumentParser:
             description="Show an output folder of `dianet segment` in a browser on this machine: slices, 3-D,"
             f" layers, and the regions to look at, with what you say of them. {NOTICE}",
             epilog="Example: dianet view result",
+        )
+    )
+    add_correct(
+        commands.add_parser(
+            "correct",
+            parents=[common],
+            help="keep a corrected segmentation, for a model to learn from",
+            description="Keep an output folder's segmentation, before and after it was corrected in any tool,"
+            " with who, when, which model and which image: a package that `python -m training finetune` learns"
+            " from.",
+            epilog="Example: dianet correct result --after edited.seg.nrrd --reviewer 'A. Reader' --output"
+            " corrections",
+        )
+    )
+    add_corrections(
+        commands.add_parser(
+            "corrections",
+            parents=[common],
+            help="list kept corrections",
+            description="List packages of corrections and check each of them. Exits with 1 if one is damaged.",
         )
     )
     models = commands.add_parser(
@@ -231,6 +253,7 @@ def _summary(result: SegmentResult) -> str:
         [
             structure_table(prediction),
             "",
+            *quality_lines(prediction),
             *classification_lines(prediction),
             region_line(result.regions, prediction),
             *(f"Warning: {text}" for text in prediction.warnings),

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from DIANetLib.acwi.quality import DEFAULT_LIMITS, LightLimits, light, sentence
 from DIANetLib.errors import Cancelled, DIANetError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "classification_lines",
     "guarded",
     "progress_display",
+    "quality_lines",
     "region_line",
     "structure_table",
     "table",
@@ -52,6 +54,7 @@ _STAGES = {
     "review": "finding where to look",
     "write": "writing",
 }
+_FEW = 6  # structures that are all told of, green or not
 _SET_UP = ("start", "read", "load")
 
 
@@ -116,17 +119,46 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def structure_table(prediction: Prediction) -> str:
-    """A row per structure: volume in ml, mean calibrated probability, expected Dice."""
+    """A row per structure: volume in ml, mean calibrated probability, expected Dice and its interval."""
     rows = [
         (
             structure.name,
             f"{prediction.volumes_ml[structure.key]:.2f}",
             _number(prediction.confidence[structure.key]),
             _number(prediction.expected_dice[structure.key]),
+            _interval(prediction.dice_interval.get(structure.key)),
         )
         for structure in prediction.structures
     ]
-    return table(("structure", "ml", "expected confidence", "expected Dice"), rows)
+    return table(("structure", "ml", "expected confidence", "expected Dice", "90 % interval"), rows)
+
+
+def quality_lines(prediction: Prediction, limits: LightLimits = DEFAULT_LIMITS) -> list[str]:
+    """What quality to expect, a sentence a structure with its traffic light, what is worst first.
+
+    Of many structures, those that are green are left out.
+
+    Args:
+        prediction: What was computed.
+        limits: Where the colours of the light begin.
+    """
+    judged = [
+        (estimate, structure.name)
+        for structure in prediction.structures
+        for estimate in [prediction.estimate(structure.key)]
+    ]
+    judged.sort(key=lambda pair: -1.0 if pair[0] is None else pair[0].value)
+    lines = [
+        f"{sentence(name, estimate)}, {colour}"
+        for estimate, name in judged
+        for colour in [light(estimate, limits)]
+        if colour != "green" or len(judged) <= _FEW
+    ]
+    left_out = len(judged) - len(lines)
+    if left_out:
+        of = f"{left_out} of {len(judged)} structures"
+        lines.append(f"{of}: expected Dice {limits.green:.2f} or more, green")
+    return lines
 
 
 def region_line(regions: Sequence[Region], prediction: Prediction) -> str:
@@ -200,6 +232,10 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.2f}–{ends[1]:.2f}"
 
 
 def _say(text: str, code: int) -> int:

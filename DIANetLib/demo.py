@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from DIANetLib.console import guarded, progress_display, region_line, structure_table, timing_line
+from DIANetLib.console import (
+    guarded,
+    progress_display,
+    quality_lines,
+    region_line,
+    structure_table,
+    timing_line,
+)
 from DIANetLib.errors import DependencyError
 
 __all__ = ["main", "mni_head"]
@@ -77,6 +84,8 @@ def _run(options: argparse.Namespace, started: float) -> int:
     print()
     print(structure_table(prediction))
     print()
+    for line in quality_lines(prediction):
+        print(line)
     print(region_line(result.regions, prediction))
     for text in prediction.warnings:
         print(f"Warning: {text}")

@@ -22,6 +22,7 @@ __all__ = ["RunningOverlaps", "pairwise_dice"]
 
 # As in `DIANetLib.acwi.uncertainty`: rows that stay in the cache, yet are shared among threads.
 _VALUES_PER_THREAD = 65536
+_COMPARED = 32  # samples: 496 pairs, from where on more of them change nothing but memory
 _EXACT = 2**24  # whole numbers up to this are exact in float32
 
 
@@ -40,14 +41,14 @@ class RunningOverlaps:
 
     @torch.no_grad()
     def update(self, probabilities: Tensor) -> None:
-        """Add N samples (N, K, *S)."""
-        for sample in probabilities:
+        """Add N samples (N, K, *S); those after the first 32 are not compared."""
+        for sample in probabilities[: _COMPARED - len(self._labels)]:
             part = sample[(slice(None), *self.counted)]
             self._labels.append(_most_likely(part.reshape(self.classes, -1)))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """Voxels that samples t and u both give class k, (K, T, T) int64 on the CPU.
+        """Voxels that samples t and u both give class k, (K, T, T) int64 on the CPU; T is 32 at most.
 
         Those of t and t are the voxels that sample t gives the class.
 

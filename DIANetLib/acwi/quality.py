@@ -21,6 +21,7 @@ from typing import Literal
 from DIANetLib.errors import InputError
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "LEVEL",
     "DiceEstimate",
     "Light",
@@ -98,7 +99,11 @@ class LightLimits:
             )
 
 
-def light(estimate: DiceEstimate | None, limits: LightLimits = LightLimits()) -> Light:
+#: Limits where nobody has set others.
+DEFAULT_LIMITS = LightLimits()
+
+
+def light(estimate: DiceEstimate | None, limits: LightLimits = DEFAULT_LIMITS) -> Light:
     """The traffic light of a structure, by the estimate's value.
 
     Args:

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING
 
+from DIANetLib.acwi.quality import DEFAULT_LIMITS, light, sentence
 from DIANetLib.formats.class_report import class_section
 from DIANetLib.formats.report_parts import (
     details,
@@ -27,7 +28,7 @@ from DIANetLib.formats.report_parts import (
 )
 from DIANetLib.formats.report_pictures import Color
 from DIANetLib.formats.report_views import Panel, Row, View, Views
-from DIANetLib.formats.result import EXPECTED_DICE_METHOD, mean_uncertainty
+from DIANetLib.formats.result import ESTIMATED_DICE_METHOD, EXPECTED_DICE_METHOD, mean_uncertainty
 from DIANetLib.inference.prediction import InnerMaps, PathMap, Prediction
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Volume
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["render_report"]
 
 _CLOSE_UPS = 6
+_LIGHT = (
+    f"green from an expected Dice of {DEFAULT_LIMITS.green:.2f}, amber from {DEFAULT_LIMITS.amber:.2f}, red"
+    " below and where nothing was found"
+)
 
 
 def render_report(
@@ -81,7 +86,7 @@ def render_report(
         warnings([*prediction.warnings]),
         "<section><h2>Summary</h2>",
         '<ul class="summary">',
-        *(f"<li>{_swatch(s.color)}{escape(_sentence(s, prediction))}</li>" for s in prediction.structures),
+        *(_summary(s, prediction) for s in prediction.structures),
         "</ul></section>",
         _structure_table(prediction),
         "<section><h2>Where it is</h2>",
@@ -107,12 +112,15 @@ def _subtitle(prediction: Prediction, when: str) -> str:
     return f"Model {prediction.model.name} {prediction.model.version}, {samples}, {prediction.device}, {when}"
 
 
-def _sentence(structure: Structure, prediction: Prediction) -> str:
-    confidence = prediction.confidence[structure.key]
-    if confidence is None:
-        return f"{structure.name}: not found."
-    volume = prediction.volumes_ml[structure.key]
-    return f"{structure.name}: {volume:.2f} ml, expected confidence {confidence:.2f}."
+def _summary(structure: Structure, prediction: Prediction) -> str:
+    estimate = prediction.estimate(structure.key)
+    colour = light(estimate)
+    text = sentence(structure.name, estimate)
+    if estimate is not None:
+        text += f", {prediction.volumes_ml[structure.key]:.2f} ml"
+    # The word says what the colour says, for those who cannot tell colours apart.
+    badge = f'<span class="light {colour}">{colour}</span>'
+    return f"<li>{_swatch(structure.color)}{escape(text)}. {badge}</li>"
 
 
 def _convention(prediction: Prediction) -> str:
@@ -141,6 +149,7 @@ def _structure_table(prediction: Prediction) -> str:
                 number(prediction.volumes_ml[s.key], 2),
                 number(prediction.confidence[s.key], 3),
                 number(prediction.expected_dice[s.key], 3),
+                _interval(prediction.dice_interval.get(s.key)),
                 *(number(mean[kind], 3) for kind in ("total", "aleatoric", "epistemic")),
             )
         )
@@ -149,15 +158,21 @@ def _structure_table(prediction: Prediction) -> str:
         ("Volume (ml)", True),
         ("Expected confidence", True),
         ("Expected Dice", True),
+        ("90 % interval", True),
         ("Total (nats)", True),
         ("Aleatoric (nats)", True),
         ("Epistemic (nats)", True),
     ]
+    method = ESTIMATED_DICE_METHOD if prediction.dice_interval else EXPECTED_DICE_METHOD
     note = (
         "Expected confidence: mean calibrated probability over the structure's voxels. Expected Dice: "
-        f"{EXPECTED_DICE_METHOD}. Uncertainty: mean over the structure's voxels; high means unsure."
+        f"{method}. Light: {_LIGHT}. Uncertainty: mean over the structure's voxels; high means unsure."
     )
     return f"<section><h2>Structures</h2>{table(head, rows, 'Per structure', note)}</section>"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "–" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _pictures(row: Row, sources: Mapping[int, str]) -> str:

@@ -27,6 +27,11 @@ p { margin: .5rem 0; max-width: 75ch; }
 .summary li { margin: .25rem 0; }
 .swatch { display: inline-block; width: .85em; height: .85em; margin-right: .5em; border-radius: 2px;
   border: 1px solid var(--quiet); vertical-align: -.05em; print-color-adjust: exact; }
+.light { display: inline-block; padding: 0 .5em; border-radius: 1em; font-size: .8125rem; font-weight: 600;
+  color: #ffffff; print-color-adjust: exact; }
+.light.green { background: #1e7d34; }
+.light.amber { background: #ffbf00; color: #1b1d21; }
+.light.red { background: #b3261e; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; max-width: none; }
 .scroll { overflow-x: auto; margin: .5rem 0 1rem; }
 table { border-collapse: collapse; min-width: min(100%, 40rem); font-variant-numeric: tabular-nums; }

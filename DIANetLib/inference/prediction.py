@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from DIANetLib.acwi.quality import DiceEstimate, QualityFeatures
 from DIANetLib.errors import InputError
 
 if TYPE_CHECKING:
-    from DIANetLib.acwi.quality import QualityFeatures
     from DIANetLib.inference.classification import Classification
     from DIANetLib.structures import Structure
     from DIANetLib.volume import Geometry, Volume
@@ -241,6 +241,11 @@ class Prediction:
                     f"every volume of a prediction lies on its grid {self.geometry.shape} (k, j, i), "
                     f"got {volume.name or 'a volume'} of shape {volume.array.shape}"
                 )
+
+    def estimate(self, key: str) -> DiceEstimate | None:
+        """The Dice to be expected of a structure, with its interval if there is one; None if it is empty."""
+        value = self.expected_dice[key]
+        return None if value is None else DiceEstimate(value, *(self.dice_interval.get(key) or (None, None)))
 
     def structure(self, key: str) -> Structure:
         """The structure called `key`.

@@ -79,6 +79,11 @@ def test_one_sample_has_nothing_to_agree_with():
     assert all(math.isnan(value) for value in pairwise_dice(overlaps_of(drawn(samples=1))))
 
 
+def test_samples_beyond_those_compared_cost_no_memory(monkeypatch):
+    monkeypatch.setattr(agreement, "_COMPARED", 3)
+    assert torch.equal(overlaps_of(drawn(), batch=2), overlaps_of(drawn()[:3]))
+
+
 def test_without_a_sample_there_is_nothing_to_finish():
     with pytest.raises(RuntimeError, match="at least one sample"):
         RunningOverlaps((3, 4, 4, 4)).finish()

@@ -229,8 +229,10 @@ def test_the_command_prints_a_table_and_where_to_look(
     assert run(place, tmp_path / "o", "--roi", "-20,20,-20,20,-50,50") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].split() == ["structure", "ml", "expected", "confidence", "expected", "Dice"]
+    titles = ["structure", "ml", "expected confidence", "expected Dice", "90 % interval"]
+    assert lines[0].split() == " ".join(titles).split()
     assert lines[1].startswith("Head")
+    assert "Head: expected Dice 0." in out
     assert "region" in out
     assert lines[-1] == "For research use only. Not a medical device."
     assert str(tmp_path / "o/report.html") in out

@@ -181,6 +181,8 @@ def test_the_result_says_model_inputs_device_and_numbers_per_structure(case, tmp
     assert left["expected_confidence"] == pytest.approx(prediction.confidence["ball_left"])
     assert left["expected_dice"]["value"] == 0.9
     assert left["expected_dice"]["interval"] is None
+    assert left["expected_dice"]["level"] == 0.9
+    assert left["expected_dice"]["sample_agreement"] is None
     assert "closed form" in left["expected_dice"]["method"]
     mask = prediction.labels.array == 1
     total = prediction.uncertainty["total"].array[mask].mean(dtype=float)

@@ -252,8 +252,9 @@ def test_the_page_is_well_formed_and_needs_no_other_file(case):
 def test_the_page_says_what_was_found_how_sure_and_for_what_use(case):
     text = parse(render_report(case.prediction, case.gradcam, [case.image])).text
     volume, confidence = case.prediction.volumes_ml["ball_left"], case.prediction.confidence["ball_left"]
-    assert f"Ball left: {volume:.2f} ml, expected confidence {confidence:.2f}." in text
-    assert "Ghost: not found." in text
+    assert f"Ball left: expected Dice 0.90 (no interval), {volume:.2f} ml. green" in text
+    assert f"{confidence:.3f}" in text
+    assert "Ghost: not found, so no Dice is expected. red" in text
     assert "For research use only." in text
     assert "ln 2 ≈ 0.69 nats" in text
     assert "0.2 nats" in text
@@ -301,6 +302,19 @@ def test_an_oblique_grid_is_shown_and_said_to_be_oblique(case_on, oblique_geomet
     )
 
 
+def test_expected_dice_comes_with_its_interval_and_light(case):
+    found = {"ball_left": 0.8, "ball_right": 0.62, "ghost": None}
+    ends = {"ball_left": (0.71, 0.86), "ball_right": (0.4, 0.75)}
+    prediction = replace(case.prediction, expected_dice=found, dice_interval=ends)
+    text = parse(render_report(prediction, {}, [case.image])).text
+    left, right = (prediction.volumes_ml[key] for key in ends)
+    assert f"Ball left: expected Dice 0.80 (0.71–0.86), {left:.2f} ml. amber" in text
+    assert f"Ball right: expected Dice 0.62 (0.40–0.75), {right:.2f} ml. red" in text
+    assert "0.710 to 0.860" in text
+    assert "regression on the mean Dice between samples" in text
+    assert "amber from 0.70" in text
+
+
 def test_an_image_of_one_slice_has_one_picture_of_each_kind(case_on):
     case = case_on(Geometry((52, 30, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3)))
     page = parse(render_report(case.prediction, case.gradcam, [case.image]))
@@ -319,7 +333,7 @@ def test_a_prediction_that_found_nothing_still_has_a_report(case):
         volumes_ml=dict.fromkeys(blank, 0.0),
     )
     text = parse(render_report(prediction, case.gradcam, [case.image])).text
-    assert text.count("not found.") == 3
+    assert text.count("not found, so no Dice is expected.") == 3
     assert "Region 1: nothing found" in text
     assert "Grad-CAM: Ball left" in text
 
