@@ -150,7 +150,7 @@ def estimate_fisher(
     read = _reader(config, cases, device)
 
     def observed() -> Iterator[Tensor]:
-        for number in track(range(count), "Fisher information", unit="patch"):
+        for number in track(range(count), "Fisher information", unit="draw"):
             batch = read(default_collate([stream[number]]))
             output = network(batch.images, available=batch.available)
             yield drawn_log_likelihood(output.segmented.mean, generator)

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from monai.losses import MaskedDiceLoss
 from torch import Tensor
 
 from DIANetLib.losses.continual import elastic
@@ -54,7 +53,6 @@ class CorrectionObjective(Objective):
             Level.OPEN: weights.open,
         }
         self.table = torch.tensor([table[level] for level in sorted(Level)])
-        self.dice = MaskedDiceLoss(include_background=False, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
         self._voxels = torch.zeros(0)
 
     def corrected(self, output: DIANetOutput, batch: Batch, rows: int) -> Loss:
@@ -98,9 +96,24 @@ class CorrectionObjective(Objective):
 
     def _weighted(self, probabilities: Tensor, labels: Tensor, voxels: Tensor) -> Tensor:
         """Dice and cross-entropy of (B, K, *S) probabilities with the weights (B, *S) of voxels."""
-        one_hot = F.one_hot(labels, self.classes).movedim(-1, 1).to(probabilities.dtype)
-        log_likelihood = torch.log(probabilities.clamp_min(1e-7))
-        cross_entropy = F.nll_loss(log_likelihood, labels, reduction="none")
+        cross_entropy = F.nll_loss(torch.log(probabilities.clamp_min(1e-7)), labels, reduction="none")
         mean = (cross_entropy * voxels).sum() / voxels.sum().clamp_min(1e-6)
-        overlap: Tensor = self.dice(probabilities, one_hot, mask=voxels.unsqueeze(1))
-        return overlap + mean
+        return weighted_dice(probabilities, labels, voxels) + mean
+
+
+def weighted_dice(probabilities: Tensor, labels: Tensor, voxels: Tensor) -> Tensor:
+    """1 - Dice over the batch, mean over the structures, each voxel counted so many times; a scalar.
+
+    MONAI's masked Dice multiplies both factors of the overlap by the mask, which only one of 0 and 1 bears.
+
+    Args:
+        probabilities: (B, K, *S).
+        labels: class numbers (B, *S).
+        voxels: weights (B, *S), at least 0.
+    """
+    one_hot = F.one_hot(labels, probabilities.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+    weights = voxels.unsqueeze(1)
+    over = (0, *range(2, probabilities.ndim))
+    overlap = (weights * probabilities * one_hot).sum(over)
+    sizes = (weights * (probabilities + one_hot)).sum(over)
+    return 1.0 - ((2.0 * overlap + 1e-5) / (sizes + 1e-5))[1:].mean()
