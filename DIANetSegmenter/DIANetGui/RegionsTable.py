@@ -85,7 +85,7 @@ class RegionsTable:
         structures = [names.get(key, key) for key in region.structures] or [_("nothing found")]
         cells = {
             _RANK: str(region.rank),
-            _STRUCTURE: " /\n".join(structures),
+            _STRUCTURE: "\u00a0/\n".join(structures),
             _SIZE: f"{region.volume_mm3:.0f}",
             _ERROR: f"{region.expected_error_mm3:.1f}",
             _STATE: stateText(region.state),

@@ -176,12 +176,7 @@ class ReviewWidget:
         for button in (ui.acceptButton, ui.editButton, ui.skipButton):
             button.enabled = region is not None
         ui.reopenButton.enabled = region is not None and region.state != "open"
-        ui.explainPlaceButton.enabled = (
-            region is not None
-            and bool(region.structures)
-            and logic.canExplain(logic.result)
-            and not logic.busy
-        )
+        ui.explainPlaceButton.enabled = region is not None and bool(region.structures) and not logic.busy
         ui.reviewHintLabel.text = self._hint
         ui.reviewHintLabel.setVisible(bool(self._hint))
 

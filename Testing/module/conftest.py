@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from Testing.module.panel_bench import client, head, panel, slicerApp
+
+__all__ = ["client", "head", "panel", "slicerApp"]  # fixtures of all tests of the panel
+
 
 @pytest.fixture
 def environment():

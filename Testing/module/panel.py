@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the module's panel with Qt alone, at 400 and 600 px: `python Testing/module/panel.py FOLDER`.
 
-Widgets that only Slicer has are stood in for by look-alikes, and the texts that the module writes are typed
+Widgets that only Slicer has are stood in for by look-alikes, and some texts that the module writes are typed
 in here, so that the layout can be looked at, and measured by test_ui.py, without Slicer.
 """
 
@@ -16,17 +16,22 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path += [entry for entry in (str(ROOT), str(ROOT / "DIANetSegmenter")) if entry not in sys.path]
 UI = ROOT / "DIANetSegmenter" / "Resources" / "UI"
-SCENES = ("ready", "running", "reviewing", "no torch")
+SCENES = ("ready", "running", "reviewing", "finished", "no torch")
 
 _MODEL = (
     "Hippocampus (anterior, posterior; left and right) in T1-weighted MRI, 1 mm."
     "<br>Needs T1. Licence CC BY-SA 4.0, 3.6 MB."
 )
 _REGIONS = (
-    ("1", "Hippocampus anterior left", "212", "96.4", "open"),
-    ("2", "Cerebral white matter /\nVentral diencephalon", "1705", "1019.6", "accepted"),
-    ("3", "Hippocampus anterior right", "58", "30.2", "open"),
+    ("1", "Hippocampus anterior left", "212", "96.4", "○ open"),
+    ("2", "Cerebral white matter\u00a0/\nVentral diencephalon", "1705", "1019.6", "✓ accepted"),
+    ("3", "Hippocampus anterior right", "58", "30.2", "✎ corrected"),
+)
+_PACKAGE = (
+    "The correction package is in /home/reviewer/corrections/mrhead-2026-11-25-a-reviewer (132 voxels"
+    " changed).\nNo file is known of the image MRHead: keep one, or finish again with a copy."
 )
 
 
@@ -193,10 +198,10 @@ def _fill(panel: QtWidgets.QWidget, scene: str) -> None:
     text("memoryLabel", "NVIDIA GeForce RTX 4090: needs about 1.2 GB, 22.1 GB free.")
     item("colorMapSelector", "Uncertainty")
     visible("input2Label input3Label input4Label input2Selector input3Selector input4Selector", False)
-    visible("secondLayerSelectorLabel secondLayerSelector", scene == "reviewing")
+    visible("secondLayerSelectorLabel secondLayerSelector", scene in ("reviewing", "finished"))
     visible("setupBanner", scene == "no torch")
     visible("progressWidget", scene == "running")
-    child(panel, "segmentButton").setEnabled(scene in ("ready", "reviewing"))
+    child(panel, "segmentButton").setEnabled(scene in ("ready", "reviewing", "finished"))
     missing = {
         "running": "A run is going on; cancel it or wait for its end.",
         "no torch": "Packages that DIANet needs are missing: torch 2.8, monai 1.5.1. Click Install above.",
@@ -205,23 +210,19 @@ def _fill(panel: QtWidgets.QWidget, scene: str) -> None:
     visible("missingLabel", bool(missing) and scene != "running")
     text("stageLabel", "Segmenting, about 12 s left")
     child(panel, "progressBar").setValue(43)
-    done = scene == "reviewing"
+    done = scene in ("reviewing", "finished")
     visible("resultLabel", done)
-    text(
-        "resultLabel",
-        "<b>MRHead — DIANet hippocampus</b>, 31 s on CPU, 10 samples"
-        "<table cellpadding='2'><tr><td>Hippocampus anterior left</td><td>1.62 ml</td><td>Dice 0.89</td></tr>"
-        "<tr><td>Hippocampus posterior left</td><td>1.55 ml</td><td>Dice 0.87</td></tr></table>",
-    )
+    text("resultLabel", _result())
     item("resultSelector", "MRHead — DIANet hippocampus" if done else "No result")
     item("layerSelector", "Total uncertainty (nats)" if done else "None")
     item("secondLayerSelector", "None")
     child(panel, "explainButton").setEnabled(done)
     table = child(panel, "regionsTable")
-    text(
-        "reviewLabel",
-        "3 places to look at, 2 of them open." if done else "Run a segmentation to see where to look.",
-    )
+    text("reviewLabel", _progress() if done else "Run a segmentation to see where to look.")
+    text("reviewHintLabel", _outcome())
+    visible("reviewHintLabel", scene == "reviewing")
+    text("finishLabel", _PACKAGE)
+    visible("finishLabel", scene == "finished")
     if done:
         table.setRowCount(len(_REGIONS))
         for row, cells in enumerate(_REGIONS):
@@ -235,8 +236,8 @@ def _fill(panel: QtWidgets.QWidget, scene: str) -> None:
         table.horizontalHeader().setSectionResizeMode(
             column, mode.Stretch if column == 1 else mode.ResizeToContents
         )
-    for name in ("previousButton", "nextButton"):
-        child(panel, name).setEnabled(done)
+    for name in ("accept", "edit", "skip", "next", "previous", "reopen", "explainPlace", "finish"):
+        child(panel, f"{name}Button").setEnabled(done)
     text(
         "dependenciesLabel",
         "torch 2.8: missing<br>monai 1.5.1: missing<br>pydantic 2.5: 2.11 ✓"
@@ -245,7 +246,52 @@ def _fill(panel: QtWidgets.QWidget, scene: str) -> None:
     )
     text("workerLabel", "Worker: not started.")
     visible("workerLabel", True)
-    child(panel, "setupSection").setCollapsed(scene != "no torch")
+    child(panel, "setupSection").setCollapsed(scene not in ("no torch", "finished"))
+
+
+def _result() -> str:
+    """The text of a result as the module words it."""
+    from DIANetGui.Records import ResultRecord
+    from DIANetGui.Wording import resultText
+
+    from DIANetLib.worker.protocol import CodeInfo, StructureInfo, StructureSummary
+
+    code = CodeInfo("SCT", "5366008", "Hippocampus")
+    found = (
+        ("anterior_left", "Hippocampus anterior left", 1.62, 0.93, (0.90, 0.86, 0.93)),
+        ("posterior_left", "Hippocampus posterior left", 1.55, 0.88, (0.78, 0.66, 0.85)),
+        ("amygdala", "Amygdala", 0.91, 0.71, (0.58, 0.35, 0.74)),
+    )
+    record = ResultRecord(
+        id="drawn",
+        model="hippocampus",
+        device="CPU",
+        samples=10,
+        timings={"segment": 31.0},
+        structures=tuple(
+            StructureInfo(n, key, name, (0, 0, 0), code, code)
+            for n, (key, name, *_rest) in enumerate(found, start=1)
+        ),
+        summaries=tuple(
+            StructureSummary(key, volume, confidence, *dice) for key, _name, volume, confidence, dice in found
+        ),
+    )
+    return resultText(record)
+
+
+def _progress() -> str:
+    from DIANetGui.Wording import progressText
+
+    from DIANetLib.acwi.worklist import Progress
+
+    return progressText(Progress(9, 2, 1, 0, 41.2))
+
+
+def _outcome() -> str:
+    from DIANetGui.Editing import Outcome
+    from DIANetGui.Wording import outcomeText
+
+    return outcomeText(Outcome(3, 132, 4, ("Amygdala",)))
 
 
 def main(folder: Path) -> None:

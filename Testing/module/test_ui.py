@@ -11,7 +11,7 @@ import pytest
 
 MODULE = Path(__file__).resolve().parents[2] / "DIANetSegmenter"
 FILES = ("DIANetSegmenter.ui", "Review.ui")
-SCENES = ("ready", "running", "reviewing", "no torch")
+SCENES = ("ready", "running", "reviewing", "finished", "no torch")
 
 
 def names(file: str) -> list[str]:

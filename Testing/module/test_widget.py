@@ -3,138 +3,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from DIANetLib.acwi.review import Region, regions_to_json
 from DIANetLib.volume import Volume
 from DIANetLib.worker import protocol
-from Testing.module.bootstrap import STRUCTURES, geometry, labels_on, read_bundle, save_bundle, segmented
-from Testing.module.fake_client import HELLO, FakeClient, Later
+from Testing.module.bootstrap import labels_on, read_bundle, save_bundle
+from Testing.module.fake_client import HELLO
+from Testing.module.panel_bench import GRID, addVolume, answer, finish, latest, slicer_surface_name, state
 
 pytest.importorskip("slicer_core", reason="needs slicer-core")
-
-GRID = geometry()
-T1, FLAIR = protocol.ModalityInfo("T1"), protocol.ModalityInfo("FLAIR", required=False)
-MODELS = (
-    protocol.ModelInfo(
-        "hippocampus",
-        "/models/hippocampus",
-        description="Finds the hippocampus.",
-        modalities=(T1,),
-        structures=STRUCTURES,
-        licence="CC-BY-SA-4.0",
-        size_bytes=3_600_000,
-    ),
-    protocol.ModelInfo("lesions", "/models/lesions", modalities=(T1, FLAIR), structures=STRUCTURES),
-    protocol.ModelInfo("broken", "/models/broken", problem="The weights are missing."),
-)
-REGIONS = tuple(
-    Region(
-        rank=rank,
-        structures=("hippocampus_left",),
-        centre=(float(rank), 2.0, 3.0),
-        lo=(0.0, 0.0, 0.0),
-        hi=(2.0, 4.0, 6.0),
-        volume_mm3=100.0 / rank,
-        expected_error_mm3=40.0 / rank,
-        peak=0.9,
-    )
-    for rank in (1, 2, 3)
-)
-
-
-@pytest.fixture
-def slicerApp(monkeypatch, environment, tmp_path):
-    from Testing.module.fakes.application import Application
-
-    app = Application(monkeypatch, environment, tmp_path)
-    install = app.importGui("Install")
-    app.versions = dict.fromkeys(install.PACKAGES, "99.0")
-    monkeypatch.setattr(install, "_version", lambda name: app.versions.get(name))
-    monkeypatch.setattr(app.importGui("SetupWidget"), "workerPython", lambda: "/python")
-    monkeypatch.setattr(app.importGui("SetupWidget"), "chosenPython", lambda: "")
-    return app
-
-
-@pytest.fixture
-def client():
-    return FakeClient()
-
-
-@pytest.fixture
-def panel(slicerApp, environment, client, monkeypatch):
-    from DIANetGui import Logic as logicModule
-
-    from Testing.module.fakes.application import Owner
-
-    monkeypatch.setattr(logicModule, "read_catalogue", lambda: MODELS)
-    logic = logicModule.Logic(environment, client, later=Later())
-    panel = slicerApp.importGui("Widget").Panel(Owner(), logic)
-    slicerApp.panel = panel
-    panel.enter()
-    yield panel
-    panel.cleanup()
-    panel._owner.removeObservers()
-
-
-@pytest.fixture
-def head(environment, slicerApp, panel):
-    return addVolume(environment, slicerApp, "Head")
-
-
-def addVolume(environment, slicerApp, name):
-    from DIANetGui.Nodes import nodeFromVolume
-
-    array = np.random.default_rng(0).normal(size=GRID.shape).astype(np.float32)
-    node = nodeFromVolume(environment, Volume(array, GRID), name)
-    slicerApp.processEvents()
-    return node
-
-
-def answer(client, kinds=("total", "epistemic", "error", "variance"), regions=REGIONS, **changes):
-    """What a worker sends for a segmentation: labels, maps, and their files."""
-    labels = labels_on(GRID)
-    maps = []
-    for kind in kinds:
-        for key in [s.key for s in STRUCTURES[:2]] if kind == "variance" else [None]:
-            values = np.where(labels.array > 0, 0.4, 0).astype(np.float32)
-            maps.append(protocol.MapFile(kind, key, client.exchange.write(Volume(values, GRID))))
-    return segmented(
-        labels=client.exchange.write(labels), maps=tuple(maps), regions=regions_to_json(regions), **changes
-    )
-
-
-def latest(client, cls):
-    return next(request for request in reversed(client.sent) if isinstance(request, cls))
-
-
-def finish(client, **changes):
-    """Let the segmentation that was asked for end well."""
-    if not any(isinstance(request, protocol.Segment) for request in client.sent):
-        pytest.fail("no segmentation was asked for")
-    client.say(HELLO)
-    client.say(protocol.Result(latest(client, protocol.Segment).id, answer(client, **changes)))
-
-
-def slicer_surface_name():
-    import slicer
-
-    return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-
-
-def state(panel):
-    """What of the section Segment can be seen and used."""
-    ui = panel.ui
-    return SimpleNamespace(
-        segment=ui.segmentButton.enabled,
-        cancel=ui.progressWidget.visible and ui.cancelButton.enabled,
-        progress=ui.progressWidget.visible,
-        inputs=ui.input1Selector.enabled,
-        sentence=ui.missingLabel.text if ui.missingLabel.visible else "",
-    )
 
 
 class TestStates:
@@ -463,79 +341,6 @@ class TestLayers:
 
         assert panel.logic.result == segmented
         assert panel.ui.layerSelector.currentData == "total"
-
-
-class TestReview:
-    @pytest.fixture
-    def jumps(self, monkeypatch):
-        from DIANetGui import Layers
-
-        made = []
-        monkeypatch.setattr(Layers, "jumpTo", lambda environment, point: made.append(point))
-        monkeypatch.setattr(Layers, "outlineRegion", lambda environment, result, region: made.append(region))
-        return made
-
-    @pytest.fixture
-    def segmented(self, panel, head, client, jumps):
-        panel.ui.segmentButton.click()
-        finish(client)
-        jumps.clear()
-        return panel.logic.result
-
-    def test_the_table_lists_the_regions_worst_first(self, panel, segmented):
-        assert panel.ui.regionsTable.rows()[0] == ["1", "Hippocampus left", "100", "40.0", "○ open"]
-        assert panel.ui.reviewLabel.text == "0 of 3 judged, 73 mm³ expected to be wrong still open."
-
-    def test_a_click_jumps_to_the_region_and_outlines_it(self, panel, segmented, jumps):
-        panel.ui.regionsTable.clickRow(1)
-
-        assert jumps[0] == REGIONS[1].centre
-        assert jumps[1].rank == 2
-
-    def test_next_and_previous_walk_round(self, panel, segmented, jumps):
-        for _ in range(4):
-            panel.ui.nextButton.click()
-        panel.ui.previousButton.click()
-        panel.ui.previousButton.click()
-
-        assert [point for point in jumps if isinstance(point, tuple)] == [
-            REGIONS[n].centre for n in (0, 1, 2, 0, 2, 1)
-        ]
-
-    def test_shortcuts_work_only_while_the_module_is_shown(self, panel, segmented, jumps):
-        from Testing.module.fakes.objects import QShortcut
-
-        previous, following = QShortcut.made[:2]
-        following.press()
-        panel.exit()
-        following.press()
-        previous.press()
-
-        assert [point for point in jumps if isinstance(point, tuple)] == [REGIONS[0].centre]
-
-    def test_a_threshold_ranks_anew_once_the_slider_rests(self, panel, segmented, client):
-        panel.ui.reviewThresholdSlider.setValue(0.4)
-        panel.ui.reviewThresholdSlider.setValue(0.5)
-        assert not any(isinstance(request, protocol.Review) for request in client.sent)
-        panel.review._timer.fire()
-        request = latest(client, protocol.Review)
-        assert request.options.threshold == 0.5
-
-        client.say(protocol.Result(request.id, protocol.Reviewed(regions_to_json(REGIONS[1:2]))))
-        assert len(panel.ui.regionsTable.rows()) == 1
-
-    def test_the_chosen_region_stays_chosen_when_the_list_changes(self, panel, segmented, client, jumps):
-        panel.ui.regionsTable.clickRow(1)
-        jumps.clear()
-        panel.logic.review.judge(1, "accepted")
-
-        assert panel.review.current().rank == 2
-        assert panel.ui.regionsTable.rows()[0][-1] == "✓ accepted"
-        assert jumps == []
-
-    def test_without_a_result_there_is_nothing_to_step_through(self, panel):
-        assert not panel.ui.nextButton.enabled
-        assert "Run a segmentation" in panel.ui.reviewLabel.text
 
 
 class TestScene:
