@@ -128,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
             parents=[common],
             help="keep a corrected segmentation, for a model to learn from",
             description="Keep an output folder's segmentation, before and after it was corrected in any tool,"
-            " with who, when, which model and which image: a package that `python -m training finetune` learns"
-            " from.",
+            " with who, when, which model and which image: a package that `python -m training finetune`"
+            " learns from.",
             epilog="Example: dianet correct result --after edited.seg.nrrd --reviewer 'A. Reader' --output"
             " corrections",
         )
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
             "corrections",
             parents=[common],
             help="list kept corrections",
-            description="List packages of corrections and check each of them. Exits with 1 if one is damaged.",
+            description="List packages of corrections and check each. Exits with 1 if one is damaged.",
         )
     )
     models = commands.add_parser(
