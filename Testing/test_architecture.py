@@ -31,6 +31,7 @@ LIGHT_MODULES = [
     "DIANetLib.formats.segmentation",
     "DIANetLib.acwi.quality",
     "DIANetLib.acwi.corrections",
+    "DIANetLib.acwi.regions",
     "DIANetLib.acwi.review",
     "DIANetLib.acwi.worklist",
     "DIANetLib.bundle",

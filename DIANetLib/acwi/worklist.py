@@ -22,21 +22,27 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
-from DIANetLib.acwi.review import (
+from DIANetLib.acwi.regions import (
     Region,
     State,
-    find_regions,
     regions_from_csv,
     regions_from_json,
     regions_to_csv,
     regions_to_json,
 )
+from DIANetLib.acwi.review import RegionFinder, edit_mask
 from DIANetLib.errors import InputError, OutputError
-from DIANetLib.structures import Structure
-from DIANetLib.volume import Volume
+
+__all__ = [
+    "REGIONS",
+    "Progress",
+    "RegionFinder",
+    "Worklist",
+    "edit_mask",
+    "load_worklist",
+    "save_worklist",
+]
 
 #: Name of the file that keeps a worklist; the table beside it ends in `.csv`.
 REGIONS = "regions.json"
@@ -179,85 +185,6 @@ class Worklist:
         counts = {state: sum(region.state == state for region in self.regions) for state in get_args(State)}
         left = math.fsum(region.expected_error_mm3 for region in self.regions if region.state == "open")
         return Progress(**counts, expected_error_mm3_open=round(left, 6))
-
-
-class RegionFinder:
-    """Looks for regions of one segmentation with changing options, fast enough to follow a slider.
-
-    What does not depend on the threshold is worked out once.
-
-    Args:
-        error_probability: calibrated probability, 0 to 1, that the label is wrong.
-        labels: labelmap on the same grid, 0 for background.
-        structures: what the labels stand for.
-
-    Raises:
-        InputError: as for `DIANetLib.acwi.review.find_regions`.
-    """
-
-    def __init__(self, error_probability: Volume, labels: Volume, structures: Sequence[Structure]) -> None:
-        self._error, self._labels, self._structures = error_probability, labels, tuple(structures)
-
-    def find(
-        self,
-        *,
-        threshold: float = 0.3,
-        minimum_mm3: float = 10.0,
-        maximum: int = 20,
-        extent_mm: float = 15.0,
-    ) -> tuple[Region, ...]:
-        """List regions, exactly as `DIANetLib.acwi.review.find_regions` does."""
-        return find_regions(
-            self._error,
-            self._labels,
-            self._structures,
-            threshold=threshold,
-            minimum_mm3=minimum_mm3,
-            maximum=maximum,
-            extent_mm=extent_mm,
-        )
-
-
-def edit_mask(
-    region: Region, error_probability: Volume, *, threshold: float, margin_mm: float = 2.0
-) -> npt.NDArray[np.bool_]:
-    """Where a correction of a region may change voxels.
-
-    Args:
-        region: one of the list that was found in `error_probability` with `threshold`.
-        error_probability: on the grid of the segmentation.
-        threshold: error probability from which on a voxel counts.
-        margin_mm: how far beyond those voxels may be edited, mm.
-
-    Returns:
-        (k, j, i) on the volume's grid: voxels within `margin_mm` of those in the region's box whose error
-        probability reaches the threshold; around the region's centre where none does.
-
-    Raises:
-        InputError: the margin is negative or not finite, or the region lies outside the volume.
-    """
-    if not (math.isfinite(margin_mm) and margin_mm >= 0):
-        raise InputError(f"The margin of an edit is {margin_mm} mm, expected 0 or more.")
-    geometry = error_probability.geometry
-    corners = np.array(np.meshgrid(*zip(region.lo, region.hi, strict=True))).reshape(3, -1).T
-    indices = geometry.world_to_index(corners)
-    reach = [math.ceil(margin_mm / s) for s in geometry.spacing]
-    low = np.maximum(np.floor(indices.min(axis=0)).astype(int) - reach, 0)
-    high = np.minimum(np.ceil(indices.max(axis=0)).astype(int) + reach + 1, geometry.size)
-    mask = np.zeros(geometry.shape, dtype=bool)
-    if (low >= high).any():
-        raise InputError(f"Region {region.rank} lies outside the image.", remedy="Look for regions again.")
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low[::-1], high[::-1], strict=True))
-    k, j, i = np.meshgrid(*(np.arange(s.start, s.stop) for s in box), indexing="ij")
-    world = geometry.index_to_world(np.stack([i, j, k], axis=-1))
-    within = ((world >= np.subtract(region.lo, 1e-3)) & (world <= np.add(region.hi, 1e-3))).all(axis=-1)
-    core = within & (error_probability.array[box] >= threshold)
-    if not core.any():
-        middle = np.rint(geometry.world_to_index(region.centre)).astype(int)
-        core[tuple(np.clip(middle - low, 0, high - low - 1)[::-1])] = True
-    distance = ndimage.distance_transform_edt(~core, sampling=geometry.spacing[::-1])
-    mask[box] = distance <= margin_mm + 1e-6
-    return mask
 
 
 def load_worklist(path: str | os.PathLike[str]) -> Worklist:

@@ -79,15 +79,48 @@ def test_a_blob_of_doubt_beside_a_structure_is_first() -> None:
     assert second.volume_mm3 == 8 * 10
 
 
-def test_the_two_commonest_structures_around_are_in_question() -> None:
+def test_the_border_between_two_structures_is_told_from_their_border_with_the_background() -> None:
     error, labels = cube_with_errors()
     doubt = np.zeros_like(error)
-    doubt[12:16, 12:16, 16:19] = 0.6
+    doubt[12:16, 12:16, 16:19] = 0.6  # one layer of the head, two of the tail
     (region,) = find(doubt, labels)
     assert region.structures == ("tail", "head")
-    labels[12:16, 12:16, 19] = 5
+    # At the surface of both: one face with the other structure for each two with the background.
+    doubt = np.zeros_like(error)
+    doubt[9:11, 12:16, 14:20] = 0.6
     (region,) = find(doubt, labels)
-    assert region.structures == ("tail", "head")
+    assert region.structures == ("head",)
+
+
+def test_doubt_weighs_which_border_is_in_question() -> None:
+    error, labels = cube_with_errors()
+    doubt = np.zeros_like(error)
+    doubt[10:14, 12:16, 16:18] = 0.9  # head beside tail
+    doubt[9, 12:16, 16:18] = 0.31  # and their surface
+    (region,) = find(doubt, labels)
+    assert set(region.structures) == {"head", "tail"}
+
+
+def test_doubt_within_a_structure_is_about_that_structure() -> None:
+    labels = np.ones((20, 20, 20), dtype=np.uint8)
+    doubt = np.zeros(labels.shape)
+    doubt[8:12, 8:12, 8:12] = 0.6
+    (region,) = find(doubt, labels)
+    assert region.structures == ("head",)
+
+
+def test_labels_of_two_bytes_are_told_apart() -> None:
+    labels = np.zeros((12, 12, 12), dtype=np.uint16)
+    labels[:, :, :6], labels[:, :, 6:] = 65535, 256
+    doubt = np.where(np.abs(np.arange(12) - 5.5) < 2, 0.6, 0.0) * np.ones(labels.shape)
+    both = [dataclasses.replace(STRUCTURES[0], value=v, key=f"label_{v}") for v in (256, 65535)]
+    regions = find_regions(
+        Volume(doubt.astype(np.float32), geometry(labels.shape)), Volume(labels, geometry(labels.shape)), both
+    )
+    assert {region.structures for region in regions} <= {
+        ("label_256", "label_65535"),
+        ("label_65535", "label_256"),
+    }
 
 
 def test_expected_error_is_the_sum_of_probability_times_the_volume_of_a_voxel() -> None:
