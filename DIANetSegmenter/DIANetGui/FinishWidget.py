@@ -52,13 +52,50 @@ class FinishWidget:
         if result is None or result.record.id != self._written:
             self._ui.finishLabel.setVisible(False)
 
+    def write(self, folder: Path) -> Path:
+        """Write the package of the current result, and say where it is.
+
+        Args:
+            folder: Folder of packages.
+
+        Returns:
+            The package's own folder.
+
+        Raises:
+            DIANetError: As for `DIANetGui.Corrections.writePackage`.
+        """
+        from .Corrections import writePackage
+
+        ui, result = self._ui, self._panel.logic.result
+        package = writePackage(
+            result,
+            folder,
+            self.reviewer,
+            comment=ui.commentEdit.text,
+            copyImages=ui.copyImagesCheckBox.checked,
+        )
+        self._written = result.record.id
+        lines = [
+            _("The correction package is in {folder} ({count} voxels changed).").format(
+                folder=package.directory, count=package.changed
+            ),
+            *package.notes,
+        ]
+        ui.finishLabel.text = "\n".join(lines)
+        ui.finishLabel.setVisible(True)
+        ui.commentEdit.text = ""  # it was about this case
+        return package.directory
+
+    def keepReviewer(self) -> None:
+        """Take the name as it stands in the field; where buttons take no focus, the cursor is still in it."""
+        review = self._panel.logic.review
+        if review.reviewer != self.reviewer:
+            review.reviewer = self.reviewer
+            qt.QSettings().setValue(REVIEWER_SETTING, self.reviewer)
+
     @handler
     def _onReviewer(self) -> None:
-        self._keepReviewer()
-
-    def _keepReviewer(self) -> None:
-        self._panel.logic.review.reviewer = self.reviewer
-        qt.QSettings().setValue(REVIEWER_SETTING, self.reviewer)
+        self.keepReviewer()
 
     @handler
     def _onCopy(self) -> None:
@@ -66,14 +103,14 @@ class FinishWidget:
 
     @handler
     def _onFinish(self) -> None:
-        from .Corrections import checkReviewed, writePackage
+        from .Corrections import checkReviewed
 
         panel, ui = self._panel, self._ui
         panel.review.endEdit()
         result = panel.logic.result
         if result is None:
             raise InputError(_("There is no result yet."), remedy=_("Click Segment first."))
-        self._keepReviewer()  # the field may still have the cursor in it
+        self.keepReviewer()
         checkReviewed(result)
         if not self.reviewer:
             ui.reviewerEdit.setFocus(qt.Qt.OtherFocusReason)
@@ -89,22 +126,6 @@ class FinishWidget:
         folder = qt.QFileDialog.getExistingDirectory(panel.widget, _("Folder of correction packages"), start)
         if not folder:
             return
-        package = writePackage(
-            result,
-            Path(folder),
-            self.reviewer,
-            comment=ui.commentEdit.text,
-            copyImages=ui.copyImagesCheckBox.checked,
-        )
+        self.write(Path(folder))
         qt.QSettings().setValue(PACKAGES_SETTING, folder)
-        self._written = result.record.id
-        lines = [
-            _("The correction package is in {folder} ({count} voxels changed).").format(
-                folder=package.directory, count=package.changed
-            ),
-            *package.notes,
-        ]
-        ui.finishLabel.text = "\n".join(lines)
-        ui.finishLabel.setVisible(True)
-        ui.commentEdit.text = ""  # it was about this case
-        slicer.util.infoDisplay("\n\n".join(lines), windowTitle="DIANet")
+        slicer.util.infoDisplay(ui.finishLabel.text, windowTitle="DIANet")

@@ -191,7 +191,11 @@ class Result:
 
     def inputNode(self, index: int) -> Any:
         """The volume that was segmented as the index-th of the record's inputs; None if it is gone."""
-        return self.segmentationNode.GetNthNodeReference(INPUT_ROLE, index)
+        nodes, names = self.inputNodes(), self._record.inputs
+        if len(nodes) == len(names):
+            return nodes[index]
+        # References close ranks behind a volume that is removed.
+        return next((node for node in nodes if node.GetName() == names[index]), None)
 
     def layerKeys(self) -> tuple[LayerKey, ...]:
         """The layers that have a node."""

@@ -151,6 +151,7 @@ class ReviewWidget:
     def endEdit(self) -> None:
         """End the edit that is going on, if there is one, and say what it has changed."""
         review = self._panel.logic.review
+        self.finish.keepReviewer()
         self._hint = ""
         if review.edit is None:
             return

@@ -20,7 +20,7 @@ from .Logic import State
 from .Results import Result
 from .Samples import SAMPLE, registerSamples
 
-__all__ = ["loadHead", "run"]
+__all__ = ["loadHead", "paint", "run"]
 
 _SECONDS = float(os.environ.get("DIANET_TEST_SECONDS", "900"))
 
@@ -80,6 +80,7 @@ def run(test: Any) -> None:
     for _ in range(min(3, len(panel.logic.regions()))):
         panel.ui.nextButton.click()
         _atCentre(test, panel.review.current())
+    _correct(test, panel)
 
     test.delayDisplay("Save, close and open again")
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +95,50 @@ def run(test: Any) -> None:
     test.assertEqual(panel.ui.layerSelector.currentData, "total")
     test.assertEqual(_foreground(), panel.logic.result.layerNode(panel.layers.keys()[0]).GetID())
     test.delayDisplay("Passed")
+
+
+def _correct(test: Any, panel: Any) -> None:
+    """Accept a place, edit another with a stroke of the brush, and finish."""
+    places = panel.logic.regions()
+    if len(places) < 2:
+        return
+    test.delayDisplay("Accept one place and edit another")
+    panel.ui.regionsTable.setCurrentCell(0, 0)
+    panel.ui.acceptButton.click()
+    region = panel.review.current()
+    test.assertEqual(region.rank, places[1].rank)
+    result = panel.logic.result
+    before = result.labels().array
+    panel.ui.editButton.click()
+    editable = panel.logic.review.edit[1].editable
+    paint(test)
+    after = result.labels().array
+    test.assertTrue((before != after).any())
+    test.assertFalse((before != after)[~editable].any(), "something changed beyond the place")
+    slicer.util.selectModule("DIANetSegmenter")
+    states = [place.state for place in panel.logic.regions()]
+    test.assertEqual(states[:2], ["accepted", "corrected"])
+
+    test.delayDisplay("Finish")
+    from DIANetLib.acwi.corrections import read_correction
+
+    panel.ui.reviewerEdit.text = "Self-test"
+    with tempfile.TemporaryDirectory() as folder:
+        package = read_correction(panel.review.finish.write(Path(folder)))
+    test.assertEqual(int(package.changed.sum()), int((before != after).sum()))
+    test.assertEqual([place.state for place in package.regions][:2], ["accepted", "corrected"])
+
+
+def paint(test: Any, mode: str = "Add") -> None:
+    """Fill the whole image with the brush that the Segment Editor has in hand: masks have to hold it back."""
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    effect = editor.activeEffect()
+    test.assertEqual(effect.name, "Paint")
+    effect.saveStateForUndo()
+    modifier = effect.defaultModifierLabelmap()
+    modifier.GetPointData().GetScalars().Fill(1)
+    modes = slicer.qSlicerSegmentEditorAbstractEffect
+    effect.modifySelectedSegmentByLabelmap(modifier, getattr(modes, f"ModificationMode{mode}"))
 
 
 def loadHead() -> Any:
