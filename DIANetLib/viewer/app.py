@@ -122,7 +122,7 @@ class Viewer:
         first = folder.inputs[0].title if folder.inputs else folder.directory.name
         state.case_name = first
         created = folder.created.replace("T", " ")[:16]
-        state.case_text = f"{folder.directory}; model {folder.model}; {created}"
+        state.case_lines = [str(folder.directory), f"Model {folder.model}; {created}"]
         state.warnings = list(folder.warnings)
         state.layers = [
             {"title": "No layer", "value": NO_LAYER},
@@ -275,7 +275,7 @@ class Viewer:
         state = self.server.state
         with state:
             state.positions = {
-                name: f"{name}  {_AXES[name]} {self._scene.offset_mm(name):.1f} mm".replace("-", "−")
+                name: f"{name}, {_AXES[name]} {words.millimetres(self._scene.position_mm(name))} mm"
                 for name in ORIENTATIONS
             }
 

@@ -123,7 +123,7 @@ def read_folder(directory: str | os.PathLike[str]) -> Folder:
         inputs = tuple(_input(row) for row in record["inputs"])
         model = f"{record['model']['name']} {record['model']['version']}"
         files = record["files"]
-        segmentation = folder / str(files["segmentation"])
+        segmentation = folder / Path(files["segmentation"]).name
     except DIANetError as error:
         raise InputError(f"{folder / _RESULT} has an entry that cannot be used: {error.message}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

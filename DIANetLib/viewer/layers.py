@@ -73,7 +73,7 @@ def find_layers(record: Mapping[str, Any], structures: Sequence[Structure]) -> t
     files = _mapping(record.get("files"))
     names = {structure.key: structure.name for structure in structures}
     layers = []
-    if isinstance(files.get("error_probability"), str):
+    if _is_name(files.get("error_probability")):
         layers.append(
             Layer(
                 "error",
@@ -97,7 +97,7 @@ def find_layers(record: Mapping[str, Any], structures: Sequence[Structure]) -> t
         unit = "image × attention" if saliency else "relative to its maximum"
         title = name.replace("_", " ").capitalize()
         layers.append(Layer(name, title, file, "saliency" if saliency else "attention", unit))
-    if isinstance(files.get("reliable_path"), str):
+    if _is_name(files.get("reliable_path")):
         paths = _path_names(record.get("reliable_path"))
         layers.append(
             Layer("path", "Reliable path", files["reliable_path"], "path", "number of the path", paths)
@@ -118,8 +118,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _files(value: Any) -> list[tuple[str, str]]:
-    entries = _mapping(value).items()
-    return [(key, file) for key, file in entries if isinstance(file, str) and Path(file).name == file]
+    return [(key, file) for key, file in _mapping(value).items() if _is_name(file)]
+
+
+def _is_name(file: Any) -> bool:
+    """Whether it names a file of the folder itself."""
+    return isinstance(file, str) and Path(file).name == file
 
 
 def _path_names(value: Any) -> tuple[str, ...]:

@@ -24,19 +24,20 @@ _STYLE = """
 html, body { overflow: hidden; height: 100%; }
 .dn-page { display: flex; flex-direction: column; height: 100vh; background: #121417; color: #e8eaed; }
 .dn-main { display: flex; flex: 1; min-height: 0; }
-.dn-side { width: 330px; flex: none; overflow-y: auto; padding: 10px 12px; font-size: 13px; line-height: 1.35; }
+.dn-side { width: 330px; flex: none; overflow-y: auto; padding: 10px 12px; font-size: 13px;
+  line-height: 1.35; }
 .dn-views { flex: 1; min-width: 0; display: grid; gap: 2px; background: #000;
   grid-template: minmax(0, 1fr) minmax(0, 1fr) / minmax(0, 1fr) minmax(0, 1fr); }
 .dn-view { position: relative; overflow: hidden; background: #000; border: 1px solid #2b3036; }
 .dn-label, .dn-letter { position: absolute; color: #fff; font-size: 13px; pointer-events: none;
-  text-shadow: 0 0 3px #000, 0 0 3px #000; }
-.dn-label { top: 6px; right: 10px; font-variant-numeric: tabular-nums; }
+  background: rgba(0, 0, 0, 0.6); border-radius: 3px; padding: 0 4px; }
+.dn-label { top: 5px; right: 6px; font-variant-numeric: tabular-nums; }
 .dn-letter { font-weight: 600; color: #ffd866; }
 .dn-letter-left { left: 8px; top: calc(50% - 10px); }
 .dn-letter-right { right: 8px; top: calc(50% - 10px); }
-.dn-letter-top { top: 6px; left: calc(50% - 5px); }
+.dn-letter-top { top: 5px; left: calc(50% - 5px); }
 .dn-letter-bottom { bottom: 30px; left: calc(50% - 5px); }
-.dn-reset { position: absolute !important; top: 0; left: 0; }
+.dn-reset { position: absolute !important; top: 3px; left: 3px; background: rgba(0, 0, 0, 0.6) !important; }
 .dn-slice { position: absolute !important; bottom: 0; left: 6px; right: 6px; }
 .dn-title { font-size: 14px; font-weight: 600; margin: 14px 0 6px; overflow-wrap: anywhere; }
 .dn-side > .dn-title:first-child { margin-top: 0; }
@@ -65,7 +66,8 @@ html, body { overflow: hidden; height: 100%; }
 .dn-problem { background: #43201f; color: #ffcfc9; }
 .dn-side .v-label { font-size: 13px; opacity: 1; }
 .dn-side .v-input--density-compact { --v-input-control-height: 30px; }
-.dn-side .v-select .v-field__input { font-size: 14px; min-height: 36px; padding-top: 4px; padding-bottom: 4px; }
+.dn-side .v-select .v-field__input { font-size: 14px; min-height: 36px; padding-top: 4px;
+  padding-bottom: 4px; }
 .dn-slider { display: grid; grid-template-columns: 70px 1fr 44px; align-items: center; }
 .dn-slider > :last-child { text-align: right; font-variant-numeric: tabular-nums; }
 """
@@ -82,7 +84,7 @@ document.addEventListener("keydown", (event) => {
 
 
 def slice_overlay(server: Any, _view_id: str, view: Any) -> None:
-    """What lies over a slice view: where it cuts, the patient's sides, a slider; for trame-slicer's factories."""
+    """What lies over a slice view: where it cuts, the patient's sides, a slider."""
     from trame.widgets import html
     from trame.widgets import vuetify3 as v3
     from trame_slicer.app.logic.slice_view_logic import connect_slice_view_slider_to_state
@@ -116,7 +118,7 @@ def _buttons(view: Any) -> None:
     v3.VBtn(
         icon="mdi-fit-to-screen-outline",
         click=view.reset_view,
-        size="small",
+        size="x-small",
         variant="text",
         color="white",
         classes="dn-reset",
@@ -152,7 +154,8 @@ def _case() -> None:
     from trame.widgets import html
 
     html.Div("{{ case_name }}", classes="dn-title")
-    html.Div("{{ case_text }}", classes="dn-quiet mb-2")
+    html.Div("{{ line }}", v_for="line in case_lines", key="line", classes="dn-quiet")
+    html.Div(classes="mb-2")
     html.Div(
         "{{ text }}",
         v_for="text in problems",

@@ -30,6 +30,7 @@ Orientation = Literal["Axial", "Coronal", "Sagittal"]
 #: Name of each slice view in Slicer, by orientation.
 ORIENTATIONS: Mapping[Orientation, str] = {"Axial": "Red", "Coronal": "Green", "Sagittal": "Yellow"}
 
+_RAS_AXIS: Mapping[Orientation, int] = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 _VISIBLE_SHARE = 0.8  # of a view's width and height: a point beyond counts as out of sight
 _AROUND = 1.5  # a view's width over that of what it is fitted to
@@ -211,9 +212,11 @@ class Scene:
         self._box.SetSize(*(hi - lo).tolist())
         self._box.GetDisplayNode().SetVisibility(True)
 
-    def offset_mm(self, orientation: Orientation) -> float:
-        """Where a slice view cuts: mm along S, A or R."""
-        return float(self._slice_view(orientation).get_slice_value())
+    def position_mm(self, orientation: Orientation) -> float:
+        """Where a slice view cuts: mm along S, A or R, whichever way the view's own offset counts."""
+        view = self._slice_view(orientation)
+        along = view.get_view_node().GetSliceToRAS().GetElement(_RAS_AXIS[orientation], 2)
+        return float(view.get_slice_value()) * (1.0 if along > 0 else -1.0)
 
     def _slice_views(self) -> list[Any]:
         return [self._slice_view(orientation) for orientation in ORIENTATIONS]

@@ -20,6 +20,7 @@ __all__ = [
     "NOTICE",
     "STATE_WORDS",
     "legend",
+    "millimetres",
     "position",
     "progress",
     "region_rows",
@@ -120,7 +121,13 @@ def legend(layer: Layer | None, scale: float, threshold: float) -> dict[str, Any
 def position(point_lps: Sequence[float]) -> str:
     """A point as 3D Slicer shows it: `"R −27.0, A −20.0, S −16.0 mm"`."""
     x, y, z = point_lps
-    return f"R {-x:.1f}, A {-y:.1f}, S {z:.1f} mm".replace("-", "−")
+    # No-break spaces: a number stays with its letter.
+    return f"R\u00a0{millimetres(-x)}, A\u00a0{millimetres(-y)}, S\u00a0{millimetres(z)}\u00a0mm"
+
+
+def millimetres(value: float) -> str:
+    """A number of mm with one digit and a true minus sign; none for zero."""
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def _quality(name: str, dice: DiceEstimate | None) -> str:
