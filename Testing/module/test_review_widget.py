@@ -305,7 +305,7 @@ class TestEditing:
         assert editor.node.GetSegmentationNode() is segmented.segmentationNode
         assert editor.node.GetSelectedSegmentID() in ("hippocampus_left", "hippocampus_right")
         assert editor.node.GetSourceVolumeIntensityMask()
-        assert editor.effect == "Paint"
+        assert editor.activeEffect().name == "Paint"
         assert "Only place 1 can be edited" in editing.messages[-1]
 
     def test_the_views_keep_showing_the_image(self, panel, segmented, editing, head):

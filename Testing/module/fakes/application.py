@@ -88,11 +88,15 @@ class Application:
                 self.panel.exit()
             if name == "DIANetSegmenter":
                 self.panel.enter()
+        if before == "SegmentEditor" and self.segmentEditor is not None:
+            self.segmentEditor.setActiveEffect(None)
         if name == "SegmentEditor" and self.segmentEditor is None:
-            self.segmentEditor = SegmentEditorWidget(self.environment.scene)
+            self.segmentEditor = SegmentEditorWidget(self.environment)
 
     def getModuleWidget(self, name: str) -> Any:
-        """What slicer.util gives for the Segment Editor."""
+        """What slicer.util gives for the Segment Editor and for DIANet's module."""
+        if name == "DIANetSegmenter":
+            return types.SimpleNamespace(panel=self.panel)
         assert name == "SegmentEditor"
         return types.SimpleNamespace(editor=self.segmentEditor)
 
