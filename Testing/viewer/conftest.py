@@ -33,7 +33,8 @@ class Running:
 
     def __init__(self, process: subprocess.Popen, folder: Path, lines: list[str]) -> None:
         self.process, self.folder = process, folder
-        self.url = re.search(r"http://\S+", "\n".join(lines)).group()
+        self.said = "\n".join(lines)
+        self.url = re.search(r"http://\S+", self.said).group()
 
     @property
     def address(self) -> str:
