@@ -388,6 +388,7 @@ class Logic:
     def sceneClosed(self) -> None:
         """Stop what is going on and forget the results of the scene that is being closed."""
         self.runner.cancel()
+        self.review.sceneClosed()
         self._layers.drop(self.runner.exchange)
         self.useResult(None)
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from DIANetLib.acwi.review import Region, State
-    from DIANetLib.acwi.worklist import Worklist
+    from DIANetLib.acwi.worklist import RegionFinder, Worklist
+    from DIANetLib.volume import Volume
 
     from .Results import Result
 
@@ -45,6 +46,7 @@ class Review:
     def __init__(self, logic: Any) -> None:
         self._logic = logic
         self._waiting: tuple[Result, str] | None = None  # a list that came during an edit
+        self._finder: tuple[RegionFinder, Volume, Volume] | None = None  # with what it was made of
         self.reviewer = ""
 
     # --- the worklist ---
@@ -82,7 +84,7 @@ class Review:
             request = protocol.Review(newId(), result.record.id, options)
             logic.runner.ask(request, "review", lambda payload: self._take(result, payload.regions))
             return
-        from DIANetLib.acwi.review import find_regions, regions_to_json
+        from DIANetLib.acwi.review import regions_to_json
 
         error = self._errorProbability(result)
         if error is None:
@@ -92,10 +94,7 @@ class Review:
                 ),
                 remedy=_("Click Segment again."),
             )
-        regions = find_regions(
-            error,
-            result.labels(),
-            [structureOf(info) for info in result.record.structures],
+        regions = self._finderOf(result, error).find(
             threshold=options.threshold,
             minimum_mm3=options.minimum_mm3,
             maximum=options.maximum,
@@ -182,8 +181,13 @@ class Review:
                 continue  # without reference geometry; whoever edits or finishes it is told
         return outcome
 
+    def sceneClosed(self) -> None:
+        """Forget what belongs to the scene that is being closed."""
+        self._waiting = self._finder = None
+
     def segmentationRemoved(self, node: Any) -> None:
         """Give up the edit of a segmentation that is being removed from the scene."""
+        self._finder = None
         for result in edits(self._logic.environment):
             if result.segmentationNode is node:
                 endEdit(result, compare=False)
@@ -207,6 +211,24 @@ class Review:
 
         node = result.layerNode(LayerKey("error"))
         return None if node is None else volumeFromNode(node)
+
+    def _finderOf(self, result: Result, error: Volume) -> RegionFinder:
+        """What looks for places; made anew where the error probability or the labels are others."""
+        import numpy as np
+
+        from DIANetLib.acwi.worklist import RegionFinder
+
+        labels = result.labels()
+        if self._finder is not None:
+            finder, ofError, ofLabels = self._finder
+            same = np.may_share_memory(ofError.array, error.array)  # both are views of the node's own voxels
+            same = same and error.geometry.same_grid(ofError.geometry, 0)
+            if same and np.array_equal(ofLabels.array, labels.array):
+                return finder
+        structures = [structureOf(info) for info in result.record.structures]
+        finder = RegionFinder(error, labels, structures)
+        self._finder = finder, error, labels
+        return finder
 
     def _place(self, result: Result, region: Region, threshold: float) -> np.ndarray:
         """The voxels that may be edited; the region's box where the error probability is gone."""

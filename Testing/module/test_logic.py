@@ -538,3 +538,21 @@ class TestFromAScript:
     def test_an_unknown_model_gets_the_names_of_those_there_are(self, known, head):
         with pytest.raises(InputError, match="There is no model liver; there are: hippocampus"):
             known.segmentNode(head, "liver")
+
+
+def test_ranking_anew_from_the_nodes_is_quick_and_follows_edits(logic, client, head, monkeypatch):
+    from DIANetLib.acwi import worklist
+
+    segment(logic, client, head)
+    client.lose("The worker has ended.")
+    made = []
+    real = worklist.RegionFinder
+    monkeypatch.setattr(worklist, "RegionFinder", lambda *of: made.append(of) or real(*of))
+    for threshold in (0.2, 0.3, 0.35):
+        logic.review.find(protocol.ReviewOptions(threshold=threshold))
+    assert len(made) == 1
+
+    logic.result.segmentationNode.GetSegmentation().RemoveSegment("hippocampus_left")
+    logic.review.find(protocol.ReviewOptions(threshold=0.3))
+    assert len(made) == 2
+    assert all("hippocampus_left" not in region.structures for region in logic.regions())

@@ -3,7 +3,7 @@
 
 What it does by itself when its parameter node changes was read from qMRMLSegmentEditorWidget.cxx: with
 another segmentation it chooses the volume that this was made on and the first segment, and it lays another
-source volume under the views unless it was told not to. Undo, masks and what a tool does are those of the logic.
+source volume under the views unless it was told not to. Undo, masks and what a tool does are the logic's.
 """
 
 from __future__ import annotations
