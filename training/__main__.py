@@ -142,6 +142,32 @@ def _ablate(options: argparse.Namespace) -> None:
     print(f"written: {report}")
 
 
+def _replay(options: argparse.Namespace) -> None:
+    from training.data_folder import data_folder
+    from training.distributed import single_device
+    from training.replay import replay, replay_lines
+    from training.replay_regions import ReviewSettings
+
+    config = _config(options)
+    summary = replay(
+        config,
+        data_folder(config.data, options.data, download=False),
+        options.output,
+        device=single_device(options.device),
+        model=options.model,
+        fits=options.fits,
+        fold=options.fold,
+        settings=ReviewSettings(threshold=options.threshold),
+        samples=options.samples,
+        seed=options.seed,
+        draws=options.draws,
+        limit=options.limit,
+        command=options.command_line,
+    )
+    print("\n".join(replay_lines(summary)))
+    print(f"written: {options.output / 'replay'}")
+
+
 def _finetune(options: argparse.Namespace) -> None:
     optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
     from training.config import load_config
@@ -281,6 +307,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
     add("--report-only", action="store_true", help="write the report on the arms that are done")
 
+    add = commands.add_parser(
+        "replay", parents=[common], help="measure what correcting the worklist's regions brings"
+    ).add_argument
+    add(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="a model folder in place of a fit; --output is then any folder",
+    )
+    add("--fits", type=Path, nargs="+", default=[], metavar="DIR", help="fits of several folds, put together")
+    add("--samples", type=_count, default=10, metavar="T", help="stochastic passes (default: 10)")
+    add("--seed", type=_count, default=0, metavar="N", help="of samples, draws and bootstrap (default: 0)")
+    add(
+        "--threshold",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="error probability that counts (default: 0.3)",
+    )
+    add("--draws", type=_positive, default=20, metavar="N", help="draws of random regions (default: 20)")
+    add("--limit", type=_count, metavar="N", help="only the first N cases of each fold, for a quick look")
+
     _add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
     loop = commands.add_parser(
         "learning-loop", parents=[common], help="measure what a model learns from review"
@@ -362,6 +410,7 @@ _RUN = {
     "export": _export,
     "pool": _pool,
     "ablate": _ablate,
+    "replay": _replay,
     "finetune": _finetune,
     "learning-loop": _learning_loop,
 }
