@@ -163,11 +163,13 @@ def configure(result: Result, edit: Edit) -> Any:
     # One after the other: with another segmentation the editor chooses its source volume and first segment.
     editor.SetAndObserveSegmentationNode(result.segmentationNode)
     editor.SetAndObserveSourceVolumeNode(result.segmentationNode.GetNodeReference(EDIT_SOURCE_ROLE))
+    modifying = editor.StartModify()
     editor.SetSelectedSegmentID(edit.structure)
     editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
     editor.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteAllSegments)
     editor.SetSourceVolumeIntensityMaskRange(*edit.range)
     editor.SetSourceVolumeIntensityMask(True)
+    editor.EndModify(modifying)
     return editor
 
 
@@ -190,8 +192,11 @@ def editOf(result: Result) -> Edit | None:
 
 def edits(environment: Environment) -> list[Result]:
     """The results of the scene that are being edited."""
-    marked = (result for result in Result.all(environment))
-    return [result for result in marked if result.segmentationNode.GetAttribute(EDIT_ATTRIBUTE)]
+    marked = [
+        n for n in nodesOf(environment.scene, "vtkMRMLSegmentationNode") if n.GetAttribute(EDIT_ATTRIBUTE)
+    ]
+    found = (Result.fromNode(environment, node) for node in marked)
+    return [result for result in found if result is not None]
 
 
 def endEdit(result: Result, *, compare: bool = True) -> Outcome | None:
@@ -206,8 +211,10 @@ def endEdit(result: Result, *, compare: bool = True) -> Outcome | None:
     Returns:
         What was changed; None where no edit was going on, or what it began with cannot be read.
     """
-    edit = editOf(result)
     node, scene = result.segmentationNode, result.environment.scene
+    if not node.GetAttribute(EDIT_ATTRIBUTE):
+        return None
+    edit = editOf(result)
     source = _sourceNode(result)
     for editor in nodesOf(scene, "vtkMRMLSegmentEditorNode"):
         _setBack(editor, result, source, edit)

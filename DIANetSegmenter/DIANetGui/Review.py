@@ -187,10 +187,14 @@ class Review:
 
     def segmentationRemoved(self, node: Any) -> None:
         """Give up the edit of a segmentation that is being removed from the scene."""
+        from .Results import Result
+
+        if not node.IsA("vtkMRMLSegmentationNode") or node.GetScene() is None or node.GetScene().IsClosing():
+            return
         self._finder = None
-        for result in edits(self._logic.environment):
-            if result.segmentationNode is node:
-                endEdit(result, compare=False)
+        result = Result.fromNode(self._logic.environment, node)
+        if result is not None:
+            endEdit(result, compare=False)
 
     # --- helpers ---
 
