@@ -142,3 +142,41 @@ def test_a_head_under_a_transform_has_its_result_where_it_is_seen(environment, c
     assert_sides(result, -35.0)
     # The same voxels: what was moved is the image, and the result with it.
     assert dice(result.labels().array > 0, plain.labels().array > 0) > 0.9
+
+
+def test_a_place_of_a_head_is_corrected_and_becomes_a_package(client, head, tmp_path):
+    import slicer
+    from DIANetGui.Corrections import writePackage
+    from DIANetGui.Editing import configure
+    from DIANetGui.Logic import Logic
+
+    from DIANetLib.acwi.corrections import check_image, read_correction
+    from Testing.module.fakes.segment_editor import SegmentEditorWidget
+
+    environment = make_environment()
+    node = nodeFromVolume(environment, head, "MNI head")
+    logic = Logic(environment, client)
+    result = logic.segmentNode(node, "hippocampus", device="cpu", samples=2)
+    logic.review.reviewer = "Ada"
+    region = logic.regions()[0]
+    editor = SegmentEditorWidget(environment)
+    _result, edit = logic.review.beginEdit(region.rank, 0.3)
+    configure(result, edit)
+    editor.setActiveEffectByName("Paint")
+    effect = editor.activeEffect()
+    effect.saveStateForUndo()
+    modifier = effect.defaultModifierLabelmap()
+    modifier.GetPointData().GetScalars().Fill(1)
+    effect.modifySelectedSegmentByLabelmap(modifier, slicer.vtkSlicerSegmentEditorLogic.ModificationModeAdd)
+    outcome = logic.review.endEdit()
+
+    assert outcome.inside > 0
+    assert outcome.outside == 0
+    voxel_mm3 = head.geometry.voxel_volume_ml * 1000
+    assert edit.editable.sum() * voxel_mm3 < 30 * region.volume_mm3  # 2 mm around a thin place, no more
+    package = read_correction(writePackage(result, tmp_path, "Ada", copyImages=True).directory)
+    assert package.changed.sum() == outcome.inside
+    assert package.regions[0].state == "corrected"
+    check_image(package, head, "T1")
+    editor.undo()
+    assert np.array_equal(result.labels().array, package.before.array)
