@@ -91,7 +91,8 @@ class FinetuneConfig(Section):
         rehearsal: buffer.
         judging: before anything is shipped.
         augment: of patches.
-        patch: voxels (i, j, k); the model's own where None.
+        patch: voxels (i, j, k); the model's own where None, which is best: instance normalisation sees
+            another image in a smaller part of it.
         checkpoint_every: steps between checkpoints.
         seed: of everything random.
     """

@@ -89,13 +89,18 @@ def judge_rehearsed(
     device: torch.device,
 ) -> list[CaseJudgement]:
     """Compare two sets of weights on cases of the model's own data."""
-    first, second = _network(config, before, device), _network(config, after, device)
+    first, second = (dice_of(config, weights, cases, device) for weights in (before, after))
     return [
-        CaseJudgement(
-            case.name, case.name, *(_dice(config, _segment(config, n, case), case) for n in (first, second))
-        )
-        for case in cases
+        CaseJudgement(case.name, case.name, *pair) for case, *pair in zip(cases, first, second, strict=True)
     ]
+
+
+def dice_of(
+    config: TrainingConfig, weights: Mapping[str, Tensor], cases: Sequence[PreparedCase], device: torch.device
+) -> list[float]:
+    """Mean Dice over the structures of each case, by some weights."""
+    network = _network(config, weights, device)
+    return [_dice(config, _segment(config, network, case), case) for case in cases]
 
 
 def verdict(

@@ -29,7 +29,7 @@ from training.datasets import PreparedCase, find_cases, load_case
 from training.finetune import Request, load_corrected, run_finetune
 from training.finetune_config import FinetuneConfig
 from training.finetune_fit import Material, learn
-from training.finetune_judge import judge_rehearsed
+from training.finetune_judge import dice_of
 from training.finetune_model import config_of, weights_of
 from training.fit_state import model_on
 from training.interrupt import stop_request
@@ -181,7 +181,6 @@ def _judge(
     loop: Loop, config: TrainingConfig, new: Sequence[PreparedCase], old: Sequence[PreparedCase]
 ) -> Judge:
     """A function that gives Dice by case of some weights on the site and on the old cases, made once."""
-    before = weights_of(loop.model)
 
     def judge(name: str, weights: Callable[[], Weights]) -> dict[str, dict[str, float]]:
         path = loop.output / "judged" / f"{name}.json"
@@ -191,7 +190,8 @@ def _judge(
         fitted = weights()
         found = {
             part: {
-                case.name: case.after for case in judge_rehearsed(config, before, fitted, cases, loop.device)
+                case.name: dice
+                for case, dice in zip(cases, dice_of(config, fitted, cases, loop.device), strict=True)
             }
             for part, cases in (("new", new), ("old", old))
         }
