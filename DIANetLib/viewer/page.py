@@ -66,7 +66,9 @@ html, body { overflow: hidden; height: 100%; }
 .dn-problem { background: #43201f; color: #ffcfc9; }
 .dn-side .v-label { font-size: 13px; opacity: 1; }
 .dn-side .v-input--density-compact { --v-input-control-height: 30px; }
-.dn-side .v-select .v-field__input { font-size: 14px; min-height: 36px; padding-top: 4px;
+.dn-right { width: 350px; }
+.dn-busy { position: absolute; top: 0; left: 0; right: 0; z-index: 10; }
+.dn-side .v-select .v-field__input { font-size: 13px; min-height: 36px; padding-top: 4px;
   padding-bottom: 4px; }
 .dn-slider { display: grid; grid-template-columns: 70px 1fr 44px; align-items: center; }
 .dn-slider > :last-child { text-align: right; font-variant-numeric: tabular-nums; }
@@ -130,11 +132,14 @@ def build_page(viewer: Viewer) -> None:
     """Lay out the page of a viewer; its state has to be there already."""
     from trame.ui.vuetify3 import VAppLayout
     from trame.widgets import client, html
+    from trame.widgets import vuetify3 as v3
 
     with VAppLayout(viewer.server, theme="dark"):
         client.Style(_STYLE)
         client.Script(_KEYS)
         with html.Div(classes="dn-page"):
+            with html.Div(classes="dn-busy", v_if="trame__busy"):
+                v3.VProgressLinear(indeterminate=True, height=3, color="#4fc3f7")
             with html.Div(classes="dn-main"):
                 with html.Div(classes="dn-side dn-left"):
                     _case()

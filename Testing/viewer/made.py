@@ -66,7 +66,7 @@ def prediction() -> Prediction:
         uncertainty={
             "total": volume(error * np.log(2)),
             "aleatoric": volume(error * 0.5),
-            "epistemic": volume(error * 0.2),
+            "epistemic": volume(error * 0.1),
         },
         variance={key: volume(error * 0.1) for key in keys},
         confidence=dict.fromkeys(keys, 0.9),

@@ -106,12 +106,13 @@ def test_the_page_shows_the_case_its_quality_its_warnings_and_the_notice(page):
 def test_each_layer_can_be_chosen_and_is_seen_with_its_unit(page):
     page.choose(".dn-layer", "No layer")
     page.wait("!document.querySelector('.dn-legend')")
-    without = still(page)
+    before = still(page)
 
     for title, unit in LAYERS.items():
         page.choose(".dn-layer", title)
+        wait_for_change(page, before, title)
         page.wait(f"document.querySelector('.dn-unit')?.innerText == {unit!r}")
-        wait_for_change(page, without, title)
+        before = page.picture(".dn-views")
 
 
 def test_opacity_and_threshold_change_the_picture_and_the_words(page):
