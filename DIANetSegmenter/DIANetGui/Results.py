@@ -34,7 +34,7 @@ from .Scene import (
     removeNodes,
     uniqueName,
 )
-from .Segmentations import fillSegmentation, labelsOf, structureUnder
+from .Segmentations import fillSegmentation, labelsOf, referenceGeometry, structureUnder
 from .Translate import tr as _
 
 __all__ = ["LayerKey", "Result", "ResultRecord"]
@@ -286,6 +286,15 @@ class Result:
             InputError: The segmentation has lost its reference geometry.
         """
         return labelsOf(self.segmentationNode, self._record.structures, geometry, self.before)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid that it came on.
+
+        Raises:
+            InputError: The segmentation has lost its reference geometry.
+        """
+        return referenceGeometry(self.segmentationNode)
 
     def before(self) -> Volume | None:
         """The labels as the model gave them; None where an earlier version of DIANet kept none.

@@ -242,7 +242,7 @@ class Review:
         from DIANetLib.volume import Volume
 
         error = self._errorProbability(result)
-        grid = result.labels().geometry
+        grid = result.geometry
         if error is None or not error.geometry.same_grid(grid, 1e-3):
             error, threshold = Volume(np.ones(grid.shape, np.float32), grid), 0.5
         return edit_mask(region, error, threshold=threshold)

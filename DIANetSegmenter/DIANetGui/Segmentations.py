@@ -7,7 +7,7 @@ with many structures takes the memory of one. When a user edits a segment, Slice
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,31 +83,33 @@ def labelsOf(
         InputError: The node has no reference geometry.
     """
     import slicer
-    from vtk.util import numpy_support
 
     geometry = referenceGeometry(node) if geometry is None else geometry
-    labels = np.zeros(geometry.shape, np.uint8 if max(_values(structures)) <= 255 else np.uint16)
     target = slicer.vtkOrientedImageData()
     target.SetExtent(*(bound for n in geometry.size for bound in (0, n - 1)))
     target.SetImageToWorldMatrix(matrixFromGeometry(geometry))
-    resampled: dict[Any, np.ndarray] = {}  # segments share labelmaps
-    for structure in structures:
+    # Per labelmap, which segments share: place in `structures`, from 1, by label.
+    places: dict[Any, dict[int, int]] = {}
+    for place, structure in enumerate(structures, start=1):
         segment, image = _segmentOf(node, structure.key)
-        if image is None or image.IsEmpty():
-            continue
-        if image not in resampled:
-            onGrid = slicer.vtkOrientedImageData()
-            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-                image, target, onGrid
-            )
-            voxels = numpy_support.vtk_to_numpy(onGrid.GetPointData().GetScalars())
-            resampled[image] = voxels.reshape(geometry.shape)
-        inside = resampled[image] == segment.GetLabelValue()
-        if labels[inside].any():
+        if image is not None and not image.IsEmpty():
+            places.setdefault(image, {})[segment.GetLabelValue()] = place
+    kind = np.uint8 if len(structures) <= 255 else np.uint16
+    found = np.zeros(geometry.shape, kind)
+    for image, placeOf in places.items():
+        new = _lookUp(_onGrid(image, target, geometry), placeOf, kind)
+        both = (found > 0) & (new > 0)
+        if both.any():
+            old, added = found[both], new[both]
             earlier = before()
             if earlier is not None and earlier.geometry.same_grid(geometry, 1e-3):
-                inside &= (labels == 0) | (earlier.array != structure.value)
-        labels[inside] = structure.value
+                was = _lookUp(earlier.array[both], {s.value: n for n, s in enumerate(structures, 1)}, kind)
+                old[old == was] = 0
+                added[added == was] = 0
+            new[both] = np.maximum(old, added)
+        np.copyto(found, new, where=new > 0)
+    values = _values(structures)
+    labels = np.array(values, np.uint8 if max(values) <= 255 else np.uint16)[found]
     return Volume(labels, geometry, name=node.GetName() or "")
 
 
@@ -172,6 +174,23 @@ def _segmentOf(node: Any, segmentId: str) -> tuple[Any, Any]:
     segmentation = node.GetSegmentation()
     segment = segmentation.GetSegment(segmentId) if segmentation is not None else None
     return segment, None if segment is None else segment.GetRepresentation(_labelmapName())
+
+
+def _onGrid(image: Any, target: Any, geometry: Geometry) -> np.ndarray:
+    """The voxels of a labelmap on another grid."""
+    import slicer
+    from vtk.util import numpy_support
+
+    onGrid = slicer.vtkOrientedImageData()
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, target, onGrid)
+    return numpy_support.vtk_to_numpy(onGrid.GetPointData().GetScalars()).reshape(geometry.shape)
+
+
+def _lookUp(labels: np.ndarray, table: Mapping[int, int], kind: type) -> np.ndarray:
+    """What a table has for each label; 0 for labels that are not in it."""
+    entries = np.zeros(max(table) + 2, kind)
+    entries[list(table)] = list(table.values())
+    return entries.take(labels, mode="clip")  # the last entry, 0, stands for all higher labels
 
 
 def _values(structures: Sequence[StructureInfo]) -> list[int]:

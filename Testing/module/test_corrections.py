@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from DIANetLib.acwi.corrections import find_corrections, read_correction
 from DIANetLib.acwi.review import Region, regions_to_json
-from DIANetLib.errors import DIANetError, InputError
+from DIANetLib.errors import DIANetError, InputError, OutputError
 from DIANetLib.volume import Volume
 from Testing.module.bootstrap import (
     STRUCTURES,
@@ -255,6 +256,12 @@ class TestFolders:
                 reviewed.write(tmp_path)
         finally:
             tmp_path.chmod(0o700)
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/1"), reason="needs a folder that even root cannot write to")
+    def test_a_place_where_no_folder_can_be_made_gets_a_sentence(self, reviewed):
+        with pytest.raises(OutputError, match="/proc"):
+            reviewed.write(Path("/proc"))
+        assert reviewed.logic.regions()[0].state == "accepted"
 
     def test_a_file_in_place_of_the_folder_gets_a_sentence(self, reviewed, tmp_path):
         (tmp_path / "file").write_text("")
