@@ -4,9 +4,9 @@
 Samples of one network that disagree about a structure tell that it is hard (Roy et al., "Bayesian QuickNAT",
 NeuroImage 195, 2019: agreement of Monte Carlo samples predicts Dice). What agreement means in Dice differs
 between models and structures, so that a bundle carries a small regression of it, fitted on cases that its
-weights have not seen and on corrupted copies of them. It is linear in the logits of its features, with
-weights that are not negative: more agreement never lowers the estimate. The interval comes from residuals of
-cases that were left out of the fit (normalised conformal prediction, Papadopoulos et al., ECML 2002).
+weights have not seen and on corrupted copies of them. Its features are turned so that more is better, and no
+weight is negative: more agreement never lowers the estimate. The interval comes from residuals of cases that
+were left out of the fit (normalised conformal prediction, Papadopoulos et al., ECML 2002).
 
 Runs inside Slicer's process: numpy only.
 """
@@ -14,7 +14,7 @@ Runs inside Slicer's process: numpy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,14 +22,19 @@ from DIANetLib.errors import InputError
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "FEATURES",
     "LEVEL",
     "DiceEstimate",
+    "Feature",
     "Light",
     "LightLimits",
     "QualityCurve",
     "QualityFeatures",
     "QualityModel",
+    "VolumeRange",
     "light",
+    "logistic",
+    "logit",
     "sentence",
 ]
 
@@ -37,9 +42,13 @@ __all__ = [
 LEVEL = 0.9
 
 Light = Literal["green", "amber", "red"]
-Feature = Literal["agreement", "closed_form"]
+Feature = Literal["agreement", "closed_form", "confidence", "steadiness", "typicality"]
+#: All features, in the order in which they are usually fitted.
+FEATURES: tuple[Feature, ...] = ("agreement", "closed_form", "confidence", "steadiness", "typicality")
 
-_EDGE = 1e-3  # Dice and agreement closer to 0 or 1 than this are taken for this: logits stay finite
+_EDGE = 2e-3  # shares closer to 0 or 1 than this are taken for this: logits stay finite
+_LEAST_VARIATION = 1e-4
+_UNHEARD_OF = 8.0  # standard deviations: a volume further from the usual one tells nothing more
 
 
 @dataclass(frozen=True)
@@ -132,30 +141,64 @@ def sentence(name: str, estimate: DiceEstimate | None) -> str:
 
 @dataclass(frozen=True)
 class QualityFeatures:
-    """What a run tells of one structure.
+    """What a run tells of one structure that it found.
 
     Attributes:
         agreement: Mean Dice between two samples, 0 to 1.
         closed_form: Dice expected from the calibrated probabilities alone,
             2 * sum of p over the mask / (voxels of the mask + sum of p), 0 to 1.
+        confidence: Mean calibrated probability over the structure's voxels, 0 to 1.
+        variation: Sum over all voxels of the variance of the structure's probability over the samples, over
+            the structure's voxels; 0 or more.
+        volume_ml: Its volume, ml.
     """
 
     agreement: float
     closed_form: float
+    confidence: float
+    variation: float
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class VolumeRange:
+    """Volumes that a structure usually has.
+
+    Attributes:
+        median_ml: Median of the reference volumes, ml.
+        log_deviation: Standard deviation of their natural logarithms, above 0.
+    """
+
+    median_ml: float
+    log_deviation: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.median_ml < math.inf and 0 < self.log_deviation < math.inf):
+            raise InputError(
+                f"Usual volumes have the median {self.median_ml:g} ml and the logarithmic deviation"
+                f" {self.log_deviation:g}, expected positive numbers."
+            )
+
+    def deviations(self, volume_ml: float) -> float:
+        """How many standard deviations a volume lies from the median on the scale of logarithms, 0 to 8."""
+        if volume_ml <= 0:
+            return _UNHEARD_OF
+        return min(_UNHEARD_OF, abs(math.log(volume_ml / self.median_ml)) / self.log_deviation)
 
 
 @dataclass(frozen=True)
 class QualityCurve:
     """From features to Dice, for one structure.
 
-    With x the logits of the features, z = intercept + weights . x, and s = exp(spread[0] + spread[1] * z):
-    the value is the logistic of z, the interval that of z + quantiles * s.
+    With x the features (`values`), the Dice expected is v = logistic(intercept + weights . x), and the
+    interval is v + quantiles * s, s = (1 - v)^spread[0] * v^spread[1], cut off at 0 and 1.
 
     Attributes:
         intercept: Of the line.
         weights: One per feature, not negative.
-        spread: Logarithm of the residuals' scale as a line in z.
+        spread: Exponents of the residuals' scale, not negative.
         quantiles: Lower and upper quantile of the residuals over their scale; not above and not below 0.
+        volumes: What "typicality" compares with; None where that is no feature.
 
     Raises:
         InputError: A number is not finite or has the wrong sign.
@@ -165,16 +208,24 @@ class QualityCurve:
     weights: tuple[float, ...]
     spread: tuple[float, float]
     quantiles: tuple[float, float]
+    volumes: VolumeRange | None = None
 
     def __post_init__(self) -> None:
         numbers = (self.intercept, *self.weights, *self.spread, *self.quantiles)
         if not all(math.isfinite(value) for value in numbers):
             raise InputError("A curve of expected Dice has a number that is not finite.")
-        if min(self.weights, default=0.0) < 0 or not self.quantiles[0] <= 0 <= self.quantiles[1]:
+        if min(*self.weights, *self.spread, 0.0) < 0 or not self.quantiles[0] <= 0 <= self.quantiles[1]:
             raise InputError(
-                f"A curve of expected Dice has weights {self.weights} and quantiles {self.quantiles},"
-                " expected no negative weight, and quantiles on both sides of 0."
+                f"A curve of expected Dice has weights {self.weights}, spread {self.spread} and quantiles"
+                f" {self.quantiles}, expected no negative weight or spread, and quantiles on both sides of 0."
             )
+
+    def estimate(self, x: Sequence[float]) -> DiceEstimate:
+        """The Dice expected for features `x`, see `values`."""
+        z = self.intercept + sum(w * value for w, value in zip(self.weights, x, strict=True))
+        v = logistic(z)
+        low, high = (v + quantile * scale(v, self.spread) for quantile in self.quantiles)
+        return DiceEstimate(v, max(0.0, low), min(1.0, high))
 
 
 @dataclass(frozen=True)
@@ -182,20 +233,18 @@ class QualityModel:
     """A bundle's estimate of Dice without ground truth.
 
     Attributes:
-        features: Names of fields of `QualityFeatures`, in the order of the curves' weights.
+        features: In the order of the curves' weights.
         structures: Per key of the model's own structures its curve.
         samples: Samples T of the runs that it was fitted on.
-        method: How it came about, for people.
         cases: Cases that it was fitted on, not counting their corrupted copies.
 
     Raises:
-        InputError: A curve has another number of weights than there are features.
+        InputError: A curve has another number of weights than there are features, or lacks usual volumes.
     """
 
     features: tuple[Feature, ...]
     structures: Mapping[str, QualityCurve]
     samples: int = 10
-    method: str = ""
     cases: int = 0
 
     def __post_init__(self) -> None:
@@ -205,6 +254,8 @@ class QualityModel:
                     f"The curve of {key!r} has {len(curve.weights)} weights for {len(self.features)}"
                     " features."
                 )
+            if "typicality" in self.features and curve.volumes is None:
+                raise InputError(f"The curve of {key!r} lacks the usual volumes to compare with.")
 
     def estimate(self, key: str, features: QualityFeatures) -> DiceEstimate | None:
         """The Dice to be expected.
@@ -217,18 +268,40 @@ class QualityModel:
             The estimate with its interval; None for a structure that has no curve.
         """
         curve = self.structures.get(key)
-        if curve is None:
-            return None
-        x = [logit(getattr(features, name)) for name in self.features]
-        z = curve.intercept + sum(w * value for w, value in zip(curve.weights, x, strict=True))
-        # exp of a line in z: bounded, lest a structure far from all that was fitted overflows.
-        scale = math.exp(min(5.0, max(-10.0, curve.spread[0] + curve.spread[1] * z)))
-        low, high = (logistic(z + quantile * scale) for quantile in curve.quantiles)
-        return DiceEstimate(logistic(z), low, high)
+        return None if curve is None else curve.estimate(values(features, self.features, curve.volumes))
+
+
+def values(
+    told: QualityFeatures, features: Sequence[Feature], volumes: VolumeRange | None = None
+) -> tuple[float, ...]:
+    """Features as a curve takes them: more is better.
+
+    Agreement, closed form and confidence are logits, steadiness is -ln(variation + 0.0001), typicality the
+    negative number of deviations of the volume.
+
+    Args:
+        told: What the run told.
+        features: Which ones, in their order.
+        volumes: What typicality compares with; None makes it 0.
+    """
+    x: Mapping[Feature, float] = {
+        "agreement": logit(told.agreement),
+        "closed_form": logit(told.closed_form),
+        "confidence": logit(told.confidence),
+        "steadiness": -math.log(max(0.0, told.variation) + _LEAST_VARIATION),
+        "typicality": 0.0 if volumes is None else -volumes.deviations(told.volume_ml),
+    }
+    return tuple(x[name] for name in features)
+
+
+def scale(value: float, spread: tuple[float, float]) -> float:
+    """What residuals of an expected Dice are measured by, up to a factor: (1 - v)^a * v^b."""
+    v = min(1.0 - _EDGE, max(_EDGE, value))
+    return float((1.0 - v) ** spread[0] * v ** spread[1])
 
 
 def logit(share: float) -> float:
-    """ln(p / (1 - p)) of a share, kept 0.001 away from 0 and 1."""
+    """ln(p / (1 - p)) of a share, kept 0.002 away from 0 and 1."""
     p = min(1.0 - _EDGE, max(_EDGE, share))
     return math.log(p / (1.0 - p))
 

@@ -45,8 +45,9 @@ EXPECTED_DICE_METHOD = (
     "closed form from calibrated probabilities: 2 * sum of p over the mask / (mask + sum of p)"
 )
 ESTIMATED_DICE_METHOD = (
-    "regression on the mean Dice between samples and on the closed form from calibrated probabilities,"
-    " fitted on cases that the weights have not seen and on corrupted copies of them; 90 % interval"
+    "regression on the mean Dice between samples, calibrated probabilities, their variance over the samples"
+    " and the volume, fitted on cases that the weights have not seen and on corrupted copies of them; 90 %"
+    " interval"
 )
 
 

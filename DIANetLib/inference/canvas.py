@@ -181,9 +181,16 @@ class Canvas:
         """What the samples tell of each structure; nothing where there were fewer than two."""
         told: dict[str, QualityFeatures | None] = {}
         for key, overlaps in self._overlaps.items():
-            dice = closed_form[key]
-            agreement = float(pairwise_dice(overlaps[None])[0])
-            told[key] = None if dice is None else QualityFeatures(agreement, dice)
+            dice, voxels = closed_form[key], self._voxels[key]
+            told[key] = None
+            if dice is not None:
+                told[key] = QualityFeatures(
+                    agreement=float(pairwise_dice(overlaps[None])[0]),
+                    closed_form=dice,
+                    confidence=min(1.0, self._own[key] / voxels),
+                    variation=float(self._variance[key].sum(dtype=np.float64)) / voxels,
+                    volume_ml=voxels * self.geometry.voxel_volume_ml,
+                )
         return told
 
     def _estimates(self, told: Mapping[str, QualityFeatures | None]) -> dict[str, DiceEstimate]:

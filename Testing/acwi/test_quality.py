@@ -6,21 +6,28 @@ import math
 import pytest
 
 from DIANetLib.acwi.quality import (
+    FEATURES,
     DiceEstimate,
     LightLimits,
     QualityCurve,
     QualityFeatures,
     QualityModel,
+    VolumeRange,
     light,
     logistic,
     logit,
     sentence,
+    values,
 )
 from DIANetLib.errors import InputError
 
 
+def told(agreement=0.8, closed_form=0.9, confidence=0.95, variation=0.01, volume_ml=2.0) -> QualityFeatures:
+    return QualityFeatures(agreement, closed_form, confidence, variation, volume_ml)
+
+
 def curve(**changes) -> QualityCurve:
-    values = {"intercept": 0.5, "weights": (1.0, 0.5), "spread": (0.0, 0.0), "quantiles": (-1.0, 0.5)}
+    values = {"intercept": 0.5, "weights": (1.0, 0.5), "spread": (1.0, 0.5), "quantiles": (-1.0, 0.5)}
     return QualityCurve(**(values | changes))
 
 
@@ -73,40 +80,50 @@ def test_half_an_interval_is_refused():
 
 
 def test_an_estimate_follows_its_formula():
-    found = model().estimate("head", QualityFeatures(agreement=0.8, closed_form=0.9))
+    found = model().estimate("head", told(agreement=0.8, closed_form=0.9))
     z = 0.5 + math.log(4.0) + 0.5 * math.log(9.0)
-    assert found.value == pytest.approx(1 / (1 + math.exp(-z)))
-    assert found.low == pytest.approx(1 / (1 + math.exp(-(z - 1.0))))
-    assert found.high == pytest.approx(1 / (1 + math.exp(-(z + 0.5))))
+    v = 1 / (1 + math.exp(-z))
+    scale = (1 - v) * math.sqrt(v)
+    assert (found.value, found.low, found.high) == pytest.approx((v, v - scale, v + 0.5 * scale))
 
 
-def test_the_interval_widens_as_its_spread_says():
-    narrow, wide = (
-        model(spread=(0.0, slope)).estimate("head", QualityFeatures(0.3, 0.3)) for slope in (0.0, -0.5)
-    )
-    assert wide.value == narrow.value
-    assert wide.high - wide.low > narrow.high - narrow.low
+def test_features_are_turned_so_that_more_is_better():
+    usual = VolumeRange(median_ml=2.0, log_deviation=0.5)
+    found = values(told(variation=0.01, volume_ml=2.0 * math.e), FEATURES, usual)
+    assert found == pytest.approx((math.log(4.0), math.log(9.0), math.log(19.0), -math.log(0.0101), -2.0))
+    assert values(told(volume_ml=2.0 / math.e), ("typicality",), usual) == pytest.approx((-2.0,))
+    assert values(told(volume_ml=1e9), ("typicality",), usual) == (-8.0,)
 
 
-def test_more_agreement_never_lowers_an_estimate():
-    values = [model().estimate("head", QualityFeatures(n / 20, 0.7)).value for n in range(21)]
-    assert values == sorted(values)
-    assert values[0] < values[-1]
+def test_the_interval_is_cut_off_at_nothing_and_at_everything():
+    found = model(quantiles=(-100.0, 100.0)).estimate("head", told())
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["agreement", "closed_form"])
+def test_more_agreement_never_lowers_an_estimate(name):
+    found = [model().estimate("head", told(**{name: n / 20})).value for n in range(21)]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_features_at_their_ends_give_an_estimate_all_the_same(share):
-    found = model(spread=(0.0, 3.0)).estimate("head", QualityFeatures(share, share))
+    everything = QualityCurve(0.0, (1.0,) * 5, (3.0, 3.0), (-1.0, 1.0), VolumeRange(1.0, 0.1))
+    found = QualityModel(FEATURES, {"head": everything}).estimate(
+        "head", told(share, share, share, variation=share, volume_ml=share)
+    )
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 def test_a_structure_without_a_curve_has_no_estimate():
-    assert model().estimate("foot", QualityFeatures(0.9, 0.9)) is None
+    assert model().estimate("foot", told()) is None
 
 
-def test_weights_that_would_reward_disagreement_are_refused():
+@pytest.mark.parametrize("change", [{"weights": (-0.1, 0.5)}, {"spread": (-1.0, 0.0)}])
+def test_weights_that_would_reward_disagreement_are_refused(change):
     with pytest.raises(InputError, match="no negative weight"):
-        curve(weights=(-0.1, 0.5))
+        curve(**change)
 
 
 def test_quantiles_on_one_side_are_refused():
@@ -119,9 +136,20 @@ def test_numbers_that_are_not_finite_are_refused():
         curve(intercept=math.inf)
 
 
+@pytest.mark.parametrize("numbers", [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0)])
+def test_usual_volumes_are_positive(numbers):
+    with pytest.raises(InputError, match="expected positive numbers"):
+        VolumeRange(*numbers)
+
+
 def test_a_curve_needs_a_weight_for_every_feature():
     with pytest.raises(InputError, match="2 weights for 1 features"):
         QualityModel(("agreement",), {"head": curve()})
+
+
+def test_typicality_needs_volumes_to_compare_with():
+    with pytest.raises(InputError, match="usual volumes"):
+        QualityModel(("typicality", "agreement"), {"head": curve()})
 
 
 def test_logit_and_logistic_are_inverses():

@@ -121,20 +121,23 @@ def test_agreement_is_the_mean_dice_between_whole_segmentations_of_the_samples(s
         pairs = itertools.combinations(segmented == n, 2)
         expected = np.mean([dice(a, b) for a, b in pairs])
         assert prediction.quality[key].agreement == pytest.approx(expected, abs=1e-6)
-        assert prediction.quality[key].closed_form == prediction.expected_dice[key]
+        told, own = prediction.quality[key], prediction.labels.array == n
+        assert told.closed_form == prediction.expected_dice[key]
+        assert told.confidence == prediction.confidence[key]
+        assert told.volume_ml == pytest.approx(prediction.volumes_ml[key])
+        variance = prediction.variance[key].array.astype(float)
+        assert told.variation == pytest.approx(variance.sum() / own.sum())
 
 
 def test_a_models_quality_turns_agreement_into_expected_dice_with_an_interval():
-    curve = QualityCurve(0.0, (1.0,), (0.0, 0.0), (-1.0, 2.0))
+    curve = QualityCurve(0.0, (1.0,), (0.0, 0.0), (-0.1, 0.2))
     plain, fitted = (
         Segmenter(FakeModel(tiny_network(seed=1), quality=quality), "cpu").segment([volume()], samples=3)
         for quality in (None, QualityModel(("agreement",), {"head": curve}))
     )
     agreement = plain.quality["head"].agreement
     assert fitted.expected_dice["head"] == pytest.approx(agreement)
-    odds = agreement / (1 - agreement)
-    low, high = odds / np.e / (1 + odds / np.e), odds * np.e**2 / (1 + odds * np.e**2)
-    assert fitted.dice_interval["head"] == pytest.approx((low, high))
+    assert fitted.dice_interval["head"] == pytest.approx((agreement - 0.1, agreement + 0.2))
     # No curve, no interval: the closed form stays.
     assert fitted.expected_dice["tail"] == plain.expected_dice["tail"]
     assert "tail" not in fitted.dice_interval
