@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from DIANetLib.errors import Cancelled, DIANetError, optional_import
+from training.arguments import count, parse_setting, positive
+from training.finetune_command import add_finetune, add_learning_loop, finetune, learning_loop
 
-from DIANetLib.errors import Cancelled, ConfigError, DIANetError, optional_import
+__all__ = ["main", "parse_setting"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,88 +170,10 @@ def _replay(options: argparse.Namespace) -> None:
     print(f"written: {options.output / 'replay'}")
 
 
-def _finetune(options: argparse.Namespace) -> None:
-    optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
-    from training.config import load_config
-    from training.distributed import single_device
-    from training.finetune import Request, run_finetune
-    from training.finetune_config import load_finetune_config
-
-    request = Request(
-        model=options.model,
-        corrections=options.corrections,
-        output=options.output,
-        rehearse=options.rehearse,
-        rehearse_as=None if options.rehearse_as is None else load_config(options.rehearse_as).data,
-        reviewers=options.reviewers,
-        images=options.images,
-        version=options.version,
-        replace=options.replace,
-        unjudged=options.unjudged,
-    )
-    settings = load_finetune_config(options.config, dict(parse_setting(text) for text in options.set))
-    print(f"written: {run_finetune(request, settings, single_device(options.device))}")
-
-
-def _learning_loop(options: argparse.Namespace) -> None:
-    optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
-    from DIANetLib.bundle import load_bundle
-    from training.distributed import single_device
-    from training.finetune_config import load_finetune_config
-    from training.learning_loop import Loop, run_loop
-    from training.learning_site import divide
-
-    config = _config(options)
-    folders = divide(
-        options.data, config.data, options.output, voxels=options.voxels, sequence=options.sequence
-    )
-    if options.model is None:
-        print(f"written: {folders.old} and {folders.site}; now fit and export a model on the former")
-        return
-    loop = Loop(
-        config,
-        load_finetune_config(options.settings, dict(parse_setting(text) for text in options.learn)),
-        load_bundle(options.model),
-        folders,
-        options.output,
-        single_device(options.device),
-        counts=tuple(sorted(options.counts)),
-        arms=tuple(options.arms),
-        reviewer=options.reviewer,
-        regions=options.regions,
-        scratch_steps=options.scratch_steps,
-    )
-    report = run_loop(loop)
-    print(report.read_text(encoding="utf-8"))
-    print(f"written: {report}")
-
-
 def _config(options: argparse.Namespace) -> Any:
     from training.config import load_config
 
     return load_config(options.config, dict(parse_setting(text) for text in options.set))
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Read `optimiser.steps=100`; the value is YAML.
-
-    Raises:
-        ConfigError: if it has another form.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not all(name.split(".")):
-        raise ConfigError(f"the setting '{text}' is not of the form section.name=value.")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of the setting '{text}' is no valid YAML.") from error
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {value}")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -262,21 +186,21 @@ def _parser() -> argparse.ArgumentParser:
     add("config", metavar="CONFIG", type=Path, help="YAML file, see training/configs")
     add("--data", type=Path, required=True, metavar="DIR", help=_DATA_HELP)
     add("--output", type=Path, required=True, metavar="DIR", help="the fit's folder")
-    add("--fold", type=_count, metavar="N", help="the held-out fold (default: 0, or the fit's)")
+    add("--fold", type=count, metavar="N", help="the held-out fold (default: 0, or the fit's)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--threads", type=_count, metavar="N", help="CPU threads of this process")
+    add("--threads", type=count, metavar="N", help="CPU threads of this process")
     add("--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SET_HELP)
 
     add = commands.add_parser("fit", parents=[common], help="fit a model, or go on with a fit").add_argument
-    add("--workers", type=_count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
+    add("--workers", type=count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
     add("--restart", action="store_true", help="begin anew: remove the fit that is in --output")
     add("--from", type=Path, dest="start_from", metavar="DIR", help=_FROM_HELP)
 
     add = commands.add_parser("evaluate", parents=[common], help="measure a fit on unseen cases").add_argument
     add("--weights", choices=["latest", "best"], default="latest", help="which checkpoint (default: latest)")
-    add("--samples", type=_count, default=10, metavar="T", help="stochastic passes (default: 10)")
-    add("--seed", type=_count, default=0, metavar="N", help="of samples and bootstrap (default: 0)")
-    add("--limit", type=_count, metavar="N", help="only the first N cases, for a quick look")
+    add("--samples", type=count, default=10, metavar="T", help="stochastic passes (default: 10)")
+    add("--seed", type=count, default=0, metavar="N", help="of samples and bootstrap (default: 0)")
+    add("--limit", type=count, metavar="N", help="only the first N cases, for a quick look")
     add("--subsets", action="store_true", help="segment with every subset of the modalities too")
     add("--elsewhere", nargs=2, type=Path, metavar=("CONFIG", "DIR"), help=_ELSEWHERE_HELP)
     add("--against", type=Path, metavar="DIR", help=_AGAINST_HELP)
@@ -296,15 +220,15 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument
     add("--into", type=Path, metavar="DIR", help="folder of model folders (default: OUTPUT/models)")
     add("--replace", action="store_true", help="replace a model folder that is there")
-    add("--check-cases", type=_count, default=8, metavar="N", help=_CHECK_HELP)
+    add("--check-cases", type=count, default=8, metavar="N", help=_CHECK_HELP)
 
     add = commands.add_parser("ablate", parents=[common], help="measure what each part adds").add_argument
-    add("--steps", type=_positive, metavar="N", help="steps of each arm (default: CONFIG's)")
-    add("--warm-up", type=_count, default=0, metavar="N", help=_WARM_UP_HELP)
+    add("--steps", type=positive, metavar="N", help="steps of each arm (default: CONFIG's)")
+    add("--warm-up", type=count, default=0, metavar="N", help=_WARM_UP_HELP)
     add("--from", type=Path, dest="start_from", metavar="DIR", help=_START_HELP)
     add("--arms", nargs="+", metavar="NAME", help="some arms only (default: all); a wrong name lists them")
-    add("--seeds", type=_positive, default=1, metavar="K", help="repetitions of each arm (default: 1)")
-    add("--workers", type=_count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
+    add("--seeds", type=positive, default=1, metavar="K", help="repetitions of each arm (default: 1)")
+    add("--workers", type=count, default=0, metavar="N", help="processes that prepare patches (default: 0)")
     add("--report-only", action="store_true", help="write the report on the arms that are done")
 
     add = commands.add_parser(
@@ -317,8 +241,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a model folder in place of a fit; --output is then any folder",
     )
     add("--fits", type=Path, nargs="+", default=[], metavar="DIR", help="fits of several folds, put together")
-    add("--samples", type=_count, default=10, metavar="T", help="stochastic passes (default: 10)")
-    add("--seed", type=_count, default=0, metavar="N", help="of samples, draws and bootstrap (default: 0)")
+    add("--samples", type=count, default=10, metavar="T", help="stochastic passes (default: 10)")
+    add("--seed", type=count, default=0, metavar="N", help="of samples, draws and bootstrap (default: 0)")
     add(
         "--threshold",
         type=float,
@@ -326,61 +250,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="error probability that counts (default: 0.3)",
     )
-    add("--draws", type=_positive, default=20, metavar="N", help="draws of random regions (default: 20)")
-    add("--limit", type=_count, metavar="N", help="only the first N cases of each fold, for a quick look")
+    add("--draws", type=positive, default=20, metavar="N", help="draws of random regions (default: 20)")
+    add("--limit", type=count, metavar="N", help="only the first N cases of each fold, for a quick look")
 
-    _add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
-    loop = commands.add_parser(
-        "learning-loop", parents=[common], help="measure what a model learns from review"
+    add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
+    add_learning_loop(
+        commands.add_parser("learning-loop", parents=[common], help="measure what a model learns from review")
     )
-    add = loop.add_argument
-    add("--model", type=Path, metavar="DIR", help=_LOOP_MODEL_HELP)
-    add("--voxels", default="uint8", metavar="TYPE", help="voxel type of the site's images (default: uint8)")
-    add("--sequence", default="none", help="what the site's images are made: none, t2 or flair (simulated)")
-    add("--reviewer", choices=["all", "regions"], default="all", help=_REVIEWER_HELP)
-    add("--regions", type=_positive, default=10, metavar="N", help="regions that are looked at (default: 10)")
-    add(
-        "--counts",
-        type=_positive,
-        nargs="+",
-        default=[5, 10, 20],
-        metavar="N",
-        help="numbers of corrected cases",
-    )
-    add("--arms", nargs="+", default=["finetune", "plain", "scratch"], metavar="NAME", help="what to compare")
-    add("--scratch-steps", type=_positive, default=800, metavar="N", help="steps of a fit from scratch")
-    add("--settings", type=Path, metavar="FILE", help="YAML file of the settings of finetune")
-    add("--learn", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SETTINGS_HELP)
     return parser
-
-
-def _add_finetune(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="DIR", help="the model folder to start from")
-    add("--corrections", type=Path, required=True, metavar="DIR", help="folder of correction packages")
-    add("--output", type=Path, required=True, metavar="DIR", help="table, fits and models/NAME")
-    add("--rehearse", type=Path, metavar="DATA", help=_REHEARSE_HELP)
-    add("--rehearse-as", type=Path, metavar="CONFIG", help=_REHEARSE_AS_HELP)
-    add("--config", type=Path, metavar="FILE", help="YAML file of settings (default: all as documented)")
-    add("--reviewers", metavar="WHOSE", help=_REVIEWERS_HELP)
-    add("--images", type=Path, metavar="DIR", help="where to look for images that are not where they were")
-    add("--version", metavar="TEXT", help="version of the new model (default: the next)")
-    add("--replace", action="store_true", help="replace a model folder that is there")
-    add(
-        "--unjudged",
-        action="store_true",
-        help="do not judge on corrected cases, which takes most of the time",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--threads", type=_count, metavar="N", help="CPU threads of this process")
-    add("--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=_SETTINGS_HELP)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
 
 
 _DATA_HELP = (
@@ -394,14 +271,6 @@ _START_HELP = "--output of a fit of the plain network that every arm starts from
 _ELSEWHERE_HELP = "judge all cases of another data set, read as CONFIG says, in place of the held-out ones"
 _AGAINST_HELP = "another fit (or pooled fits) evaluated on the same cases: paired differences"
 _PICTURES_HELP = "folder for pictures of reconstructions, and of what a classification looks at"
-_REHEARSE_HELP = "cases of the model's own data, fitted along so that they are not forgotten"
-_REHEARSE_AS_HELP = (
-    "configuration that says how DATA is laid out (default: images/ and labels/ with the model's values)"
-)
-_REVIEWERS_HELP = "which counts of several reviewers of one image: latest, consensus or a name"
-_LOOP_MODEL_HELP = "model folder that was fitted without the site; without it, the data is divided alone"
-_REVIEWER_HELP = "what the simulated reviewer corrects: every voxel, or the boxes of the first regions"
-_SETTINGS_HELP = "settings that replace those of FILE, such as steps=500 weights.changed=8"
 _CHECK_HELP = "unseen cases on which float16 weights are compared with float32 (default: 8)"
 
 _RUN = {
@@ -411,8 +280,8 @@ _RUN = {
     "pool": _pool,
     "ablate": _ablate,
     "replay": _replay,
-    "finetune": _finetune,
-    "learning-loop": _learning_loop,
+    "finetune": finetune,
+    "learning-loop": learning_loop,
 }
 
 
