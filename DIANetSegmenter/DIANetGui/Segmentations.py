@@ -186,10 +186,10 @@ def _onGrid(image: Any, target: Any, geometry: Geometry) -> np.ndarray:
     return numpy_support.vtk_to_numpy(onGrid.GetPointData().GetScalars()).reshape(geometry.shape)
 
 
-def _lookUp(labels: np.ndarray, table: Mapping[int, int], kind: type) -> np.ndarray:
-    """What a table has for each label; 0 for labels that are not in it."""
-    entries = np.zeros(max(table) + 2, kind)
-    entries[list(table)] = list(table.values())
+def _lookUp(labels: np.ndarray, valueOf: Mapping[int, int], kind: type) -> np.ndarray:
+    """The value of each label; 0 for labels that have none."""
+    entries = np.zeros(max(valueOf) + 2, kind)
+    entries[list(valueOf)] = list(valueOf.values())
     return entries.take(labels, mode="clip")  # the last entry, 0, stands for all higher labels
 
 
