@@ -95,6 +95,9 @@ def run_loop(loop: Loop) -> Path:
     config = config_of(loop.model, loop.settings, loop.config.data)
     cases = find_cases(loop.folders.site, loop.config.data)
     most = max(loop.counts)
+    unknown = sorted(set(loop.arms) - set(ARMS))
+    if unknown:
+        raise InputError(f"There is no arm {', '.join(unknown)}, only {', '.join(ARMS)}.")
     if len(cases) < most + 2:
         raise InputError(
             f"The site has {len(cases)} cases, expected at least {most + 2} for {most} corrected."
@@ -152,6 +155,8 @@ def _fit(loop: Loop, config: TrainingConfig, arm: str, packages: Path, name: str
     # The figures here are to show what the gate would stop.
     tolerant = loop.settings.judging.model_copy(update={"tolerance_old": 1.0})
     own = loop.settings.model_copy(update={"judging": tolerant, **ARMS[arm]})
+    if arm != "finetune":  # as many patches in a step, all of them of corrected cases
+        own = own.model_copy(update={"rows": own.rows + own.rehearsal.rows})
     request = Request(
         loop.model.path,
         packages,
