@@ -6,6 +6,7 @@ What is in a package, and how it is read: `DIANetLib.acwi.corrections`.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,9 @@ from .Translate import tr as _
 if TYPE_CHECKING:
     from .Results import Result
 
-__all__ = ["Package", "checkReviewed", "writePackage"]
+__all__ = ["Package", "checkReviewed", "isUnsaved", "writePackage"]
+
+FINISHED_ATTRIBUTE = "DIANet.Finished"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def writePackage(
         comment=comment.strip(),
         copy_images=copyImages,
     )
+    result.segmentationNode.SetAttribute(FINISHED_ATTRIBUTE, _stamp(result, after))
     return Package(directory, int(np.count_nonzero(before.array != after.array)), tuple(notes))
 
 
@@ -97,17 +101,37 @@ def checkReviewed(result: Result) -> None:
     Raises:
         InputError: Nothing was.
     """
-    if any(region.state != "open" for region in worklistOf(result).regions):
-        return
-    before, after = _labels(result)
-    if np.array_equal(before.array, after.array):
+    if not _isReviewed(result):
         raise InputError(
             _("There is nothing to finish yet: no place was judged, and no label was changed."),
             remedy=_("Look at the places of the list first: accept, edit or skip them."),
         )
 
 
+def isUnsaved(result: Result) -> bool:
+    """Whether a result was reviewed or edited, and no package holds what came of it; True where in doubt."""
+    try:
+        if not _isReviewed(result):
+            return False
+        stamp = _stamp(result, _labels(result)[1])
+    except InputError:
+        return True
+    return bool(result.segmentationNode.GetAttribute(FINISHED_ATTRIBUTE) != stamp)
+
+
 # --- helpers ---
+
+
+def _isReviewed(result: Result) -> bool:
+    if any(region.state != "open" for region in worklistOf(result).regions):
+        return True
+    before, after = _labels(result)
+    return not np.array_equal(before.array, after.array)
+
+
+def _stamp(result: Result, labels: Volume) -> str:
+    """A hash of what a reviewer can change."""
+    return hashlib.sha256(f"{labels.sha256()} {result.regions()}".encode()).hexdigest()
 
 
 def _labels(result: Result) -> tuple[Volume, Volume]:

@@ -6,6 +6,7 @@ What is decided here is what is shown and enabled. What a click does is the logi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import qt
@@ -27,6 +28,7 @@ from .Wording import activityText, memoryText, resultText
 __all__ = ["Panel"]
 
 _ESTIMATE_MS = 600
+_MESSAGE_MS = 8000
 
 
 class Panel:
@@ -386,8 +388,20 @@ class Panel:
     def _onSegment(self) -> None:
         if self.logic.state is State.IDLE:  # the second of two quick clicks does nothing
             self._timer.stop()
-            self.logic.segment(self.settings())
+            self.review.endEdit()
+            self.logic.segment(self._sparing(self.settings()))
             qt.QSettings().setValue(MODEL_SETTING, self.parameters.model)
+
+    def _sparing(self, settings: Settings) -> Settings:
+        """The settings of a run that leaves a result alone whose review no package holds yet."""
+        from .Corrections import isUnsaved
+
+        earlier = settings.replace
+        if earlier is None or not earlier.exists or not isUnsaved(earlier):
+            return settings
+        text = _("{name} was reviewed and not finished, so it is kept beside the new result.")
+        slicer.util.showStatusMessage(text.format(name=earlier.segmentationNode.GetName()), _MESSAGE_MS)
+        return replace(settings, replace=None)
 
     @handler
     def _onCancel(self) -> None:

@@ -559,6 +559,65 @@ class TestFinish:
         again._owner.removeObservers()
 
 
+class TestNothingIsLost:
+    """Segment puts a new result in the place of the current one, but not of one whose review is unsaved."""
+
+    def again(self, panel, client):
+        from DIANetGui.Results import Result
+
+        panel.ui.segmentButton.click()
+        finish(client, regions=places())
+        return Result.all(panel.environment)
+
+    def test_a_result_that_nobody_reviewed_is_replaced(self, panel, segmented, client):
+        assert len(self.again(panel, client)) == 1
+
+    def test_a_reviewed_result_is_kept_beside_the_new_one_and_it_is_said(
+        self, panel, segmented, client, slicerApp
+    ):
+        panel.ui.nextButton.click()
+        panel.ui.acceptButton.click()
+        results = self.again(panel, client)
+
+        assert len(results) == 2
+        assert regions_of(results[0])[0].state == "accepted"
+        assert any("kept beside the new result" in text for text in slicerApp.messages)
+
+    def test_an_edited_result_is_kept_as_well(self, panel, segmented, client):
+        segmented.segmentationNode.GetSegmentation().RemoveSegment("hippocampus_left")
+
+        assert len(self.again(panel, client)) == 2
+
+    def test_one_whose_labels_cannot_be_compared_is_kept_too(self, panel, segmented, client):
+        segmented.segmentationNode.SetAttribute("DIANet.Before", "{}")
+
+        assert len(self.again(panel, client)) == 2
+
+    def test_once_its_package_is_written_it_can_go(self, panel, segmented, client, slicerApp, tmp_path):
+        slicerApp.settings["chosen folder"] = str(tmp_path)
+        panel.ui.reviewerEdit.type("Ada")
+        panel.ui.nextButton.click()
+        panel.ui.acceptButton.click()
+        panel.ui.finishButton.click()
+        assert len(self.again(panel, client)) == 1
+
+    def test_not_if_it_was_reviewed_on_after_its_package(self, panel, segmented, client, slicerApp, tmp_path):
+        slicerApp.settings["chosen folder"] = str(tmp_path)
+        panel.ui.reviewerEdit.type("Ada")
+        panel.ui.nextButton.click()
+        panel.ui.acceptButton.click()
+        panel.ui.finishButton.click()
+        panel.ui.skipButton.click()
+
+        assert len(self.again(panel, client)) == 2
+
+
+def regions_of(result):
+    from DIANetLib.acwi.review import regions_from_json
+
+    return regions_from_json(result.regions())
+
+
 class TestTrafficLight:
     def test_the_lights_follow_the_limits_which_are_remembered(self, panel, segmented, slicerApp):
         assert "● green" in shown(panel)
