@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import qt
 import slicer
 
+from DIANetLib.errors import InputError
 from DIANetLib.worker.protocol import ReviewOptions
 
 from .EditorModule import ModuleEditor
@@ -19,6 +20,7 @@ from .Wording import outcomeText, progressText
 
 if TYPE_CHECKING:
     from DIANetLib.acwi.review import Region, State
+    from DIANetLib.acwi.worklist import Worklist
 
     from .Editing import Outcome
 
@@ -121,12 +123,14 @@ class ReviewWidget:
     def update(self) -> None:
         """Show the regions of the current result."""
         result = self._panel.logic.result
-        worklist = self._panel.logic.review.worklist()
+        worklist, problem = self._worklist()
         names = {} if result is None else {s.key: s.name for s in result.record.structures}
         there = self._table.show(worklist.regions, names)
         if not there and result is not None:
             self._outline(None)
-        if result is None:
+        if problem:
+            text = problem
+        elif result is None:
             text = _("Run a segmentation to see where to look.")
         elif not worklist.regions:
             text = _("No place reaches these thresholds.")
@@ -140,7 +144,7 @@ class ReviewWidget:
         """Lead the views to the worst place of a new result, if some of them show nothing of it."""
         from .Layers import jumpTo, resultInSight
 
-        result, regions = self._panel.logic.result, self._panel.logic.regions()
+        result, regions = self._panel.logic.result, self._worklist()[0].regions
         if result is not None and regions and not resultInSight(self._panel.environment, result):
             jumpTo(self._panel.environment, regions[0].centre)
 
@@ -173,7 +177,7 @@ class ReviewWidget:
         logic = self._panel.logic
         there = bool(ui.regionsTable.rowCount)
         ui.previousButton.enabled = there
-        ui.nextButton.enabled = there and logic.review.worklist().following(None) is not None
+        ui.nextButton.enabled = there and self._worklist()[0].following(None) is not None
         for button in (ui.acceptButton, ui.editButton, ui.skipButton):
             button.enabled = region is not None
         ui.reopenButton.enabled = region is not None and region.state != "open"
@@ -182,6 +186,15 @@ class ReviewWidget:
         ui.reviewHintLabel.setVisible(bool(self._hint))
 
     # --- helpers ---
+
+    def _worklist(self) -> tuple[Worklist, str]:
+        """The worklist of the current result; an empty one with a sentence where it cannot be read."""
+        from DIANetLib.acwi.worklist import Worklist
+
+        try:
+            return self._panel.logic.review.worklist(), ""
+        except InputError as error:
+            return Worklist(()), str(error)
 
     def _say(self, text: str) -> None:
         """Say something that stays in sight until the next click."""

@@ -116,6 +116,21 @@ class TestList:
         assert states(panel)[0] == "✓ accepted"
         assert jumps == []
 
+    def test_a_list_of_a_newer_version_is_told_in_the_panel_and_nothing_breaks(
+        self, panel, segmented, slicerApp
+    ):
+        text = segmented.regions().replace('"schema_version":2', '"schema_version":99')
+        segmented.segmentationNode.SetAttribute("DIANet.Regions", text)
+        panel.review.update()
+        panel.update()
+        panel.ui.finishButton.click()
+
+        assert "schema version 99" in panel.ui.reviewLabel.text
+        assert panel.ui.regionsTable.rowCount == 0
+        assert not panel.ui.nextButton.enabled
+        assert len(slicerApp.errors) == 1
+        assert "schema version 99" in slicerApp.errors[0]
+
     def test_without_a_result_nothing_can_be_clicked(self, panel):
         ui = panel.ui
         names = ("accept", "edit", "skip", "next", "previous", "reopen", "explainPlace", "finish")
