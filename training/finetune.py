@@ -24,7 +24,7 @@ from DIANetLib.errors import InputError, OutputError
 from training.config import DataConfig, TrainingConfig
 from training.data_folder import data_folder
 from training.datasets import PreparedCase
-from training.finetune_bundle import next_version, write_learned
+from training.finetune_bundle import ancestry_of, next_version, write_learned
 from training.finetune_cases import CorrectedCase, by_group, load_case_of
 from training.finetune_config import FinetuneConfig
 from training.finetune_fit import Material, estimate_fisher, learn
@@ -115,7 +115,7 @@ def run_finetune(request: Request, settings: FinetuneConfig, device: torch.devic
         old = judge_rehearsed(config, start, weights, rehearsal.judged, device)
         logits += run.logits(weights, rehearsal.judged)
     found = verdict(new, old, settings.judging, settings.seed)
-    found = replace(found, notes=(*found.notes, *_notes(request, rehearsal, groups)))
+    found = replace(found, notes=(*found.notes, *_notes(request, model, corrected, rehearsal)))
     table = as_json(found, new, old)
     _write_table(request.output, model, table)
     print(as_markdown(table))
@@ -243,8 +243,16 @@ def _temperature(logits: Sequence[Any], model: LoadedModel) -> float:
     return fit_sampled_temperature([z for z, _ in logits], [y for _, y in logits])
 
 
-def _notes(request: Request, rehearsal: Rehearsal, groups: int) -> list[str]:
+def _notes(
+    request: Request, model: LoadedModel, corrected: Sequence[CorrectedCase], rehearsal: Rehearsal
+) -> list[str]:
     notes = []
+    groups = len(by_group(corrected))
+    line = {entry["sha256"] for entry in ancestry_of(model)}
+    others = {case.made_with for case in corrected if case.made_with and case.made_with.sha256 not in line}
+    if others:
+        names = ", ".join(sorted(f"{other.name} {other.version}" for other in others))
+        notes.append(f"Some corrections are of segmentations by other models ({names}).")
     if request.unjudged:
         notes.append("Whether corrected cases gained was not judged (--unjudged).")
     elif groups < 5:

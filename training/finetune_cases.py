@@ -21,6 +21,7 @@ from DIANetLib.bundle import LoadedModel
 from DIANetLib.errors import InputError
 from DIANetLib.formats.image import read_volume
 from DIANetLib.inference.cascade import is_crop
+from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Geometry, Volume
 from training.config import TrainingConfig
@@ -52,6 +53,7 @@ class CorrectedCase:
         group: hash of the image: two sides of one head are never divided.
         correction: id of the package.
         reviewer: who corrected it.
+        made_with: the model whose labels were corrected.
     """
 
     case: PreparedCase
@@ -59,6 +61,7 @@ class CorrectedCase:
     group: str
     correction: str
     reviewer: str
+    made_with: ModelRef | None = None
 
     @property
     def reviewed(self) -> npt.NDArray[np.bool_]:
@@ -111,7 +114,8 @@ def load_case_of(
         case = replace(prepared, labels=(encoded % count).astype(np.uint8))
         level = (encoded // count).astype(np.uint8)
         group = correction.images[0].voxels_sha256
-        found.append(CorrectedCase(case, level, group, correction.id, correction.reviewer))
+        who = (correction.reviewer, correction.model)
+        found.append(CorrectedCase(case, level, group, correction.id, *who))
     return found
 
 

@@ -103,6 +103,7 @@ class TestJudgement:
         table = json.loads((folder / "out" / "before_after.json").read_text(encoding="utf-8"))
         assert any("No data was rehearsed" in note for note in table["notes"])
         assert any("2 corrected images are few" in note for note in table["notes"])
+        assert any("by other models (two-balls 1.0.3)" in note for note in table["notes"])  # another hash
 
     def test_one_correction_cannot_judge(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         shutil.rmtree(find_corrections(folder / "packages")[1])
