@@ -17,11 +17,12 @@ from DIANetLib.acwi.review import State
 from DIANetLib.errors import DIANetError
 from DIANetLib.formats.report_pictures import grey_window
 from DIANetLib.viewer import state as words
-from DIANetLib.viewer.folder import Folder, read_image, read_layer, segmentation_box
+from DIANetLib.viewer.folder import Folder, box_of, read_image, read_labels, read_layer
 from DIANetLib.viewer.layers import Layer
 from DIANetLib.viewer.page import build_page
 from DIANetLib.viewer.scene import ORIENTATIONS, Scene
 from DIANetLib.viewer.session import ReviewSession
+from DIANetLib.viewer.surfaces import surface
 from DIANetLib.viewer.views import make_views
 from DIANetLib.volume import Volume
 
@@ -35,7 +36,7 @@ _LOWEST_SHARE = 1e-4  # of the scale: a map is 0 where nothing was looked at
 _FIRST_LAYERS = ("error", "total")
 _KEYS: dict[str, State] = {"a": "accepted", "c": "corrected", "s": "skipped", "o": "open"}
 _KEPT_MAPS = 3  # read maps that are held, so that two can be compared by switching between them
-_SURFACES_AFTER_S = 0.5  # so that the slices are there first
+_SURFACES_AFTER_S = 1.0  # after the page is open, so that the slices are there first
 
 
 class Viewer:
@@ -59,6 +60,7 @@ class Viewer:
         self._session = ReviewSession(folder.directory, reviewer)
         self._maps: dict[str, Volume] = {}
         self._problems = list(folder.problems)
+        self._labels: Volume | None = None
         self._box: npt.NDArray[np.float64] | None = None
         self.server = get_server("dianet-viewer", client_type="vue3")
         self._slicer = SlicerApp()
@@ -146,7 +148,8 @@ class Viewer:
         folder = self._folder
         if folder.segmentation is not None:
             try:
-                self._box = segmentation_box(folder)
+                self._labels = read_labels(folder)
+                self._box = box_of(self._labels)
                 self._scene.load_segmentation(folder.segmentation)
             except DIANetError as error:
                 self._problems.append(str(error))
@@ -177,16 +180,19 @@ class Viewer:
         for name, change in changes.items():
             state.change(name)(change)
         controller.trigger("dianet_key")(self._key)
-        controller.on_server_ready.add(self._make_surfaces)
+        controller.on_client_connected.add(self._add_surfaces)
 
-    def _make_surfaces(self, **_: Any) -> None:
-        async def make() -> None:
+    def _add_surfaces(self, **_: Any) -> None:
+        labels, self._labels = self._labels, None
+        if labels is None:
+            return
+
+        async def add() -> None:
             await asyncio.sleep(_SURFACES_AFTER_S)
-            self._scene.make_surfaces()
-            for view in self._slicer.view_manager.get_threed_views():
-                view.reset_view()
+            self._scene.add_surfaces(surface(labels, [entry.structure for entry in self._folder.structures]))
+            self._show_segmentation()
 
-        asyncio.get_event_loop().create_task(make())
+        self._task = asyncio.get_event_loop().create_task(add())  # held: a loop holds its tasks weakly
 
     # --- from the choice to the scene and back to the page ---
 

@@ -32,10 +32,11 @@ __all__ = [
     "Folder",
     "Input",
     "StructureResult",
+    "box_of",
     "read_folder",
     "read_image",
+    "read_labels",
     "read_layer",
-    "segmentation_box",
 ]
 
 _RESULT, _FORMAT, _VERSION = "result.json", "dianet-result", 1  # as `DIANetLib.formats.result` writes them
@@ -171,15 +172,24 @@ def read_layer(folder: Folder, layer: Layer) -> Volume:
     return volume
 
 
-def segmentation_box(folder: Folder) -> npt.NDArray[np.float64] | None:
-    """(2, 3) least and greatest corner of what was segmented, LPS mm; None where nothing was.
+def read_labels(folder: Folder) -> Volume:
+    """Read the segmentation as one labelmap.
 
     Raises:
-        InputError: The segmentation is missing or cannot be read.
+        InputError: It is missing, cannot be read, or is on another grid.
     """
     if folder.segmentation is None:
         raise InputError("The output folder has no segmentation.")
     labels, _ = read_segmentation(folder.segmentation)
+    if not labels.geometry.same_grid(folder.geometry, _SAME_GRID_MM):
+        raise InputError(
+            f"The segmentation cannot be shown: {folder.segmentation.name} is on another grid than the maps."
+        )
+    return labels
+
+
+def box_of(labels: Volume) -> npt.NDArray[np.float64] | None:
+    """(2, 3) least and greatest corner of what was segmented, LPS mm; None where nothing was."""
     boxes = ndimage.find_objects((labels.array > 0).astype(np.uint8))
     if not boxes:
         return None

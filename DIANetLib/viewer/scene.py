@@ -19,6 +19,7 @@ from DIANetLib.acwi.review import Region
 from DIANetLib.errors import InputError
 from DIANetLib.formats.colormap import color_table
 from DIANetLib.viewer.layers import Layer
+from DIANetLib.viewer.surfaces import COLORS
 from DIANetLib.volume import Geometry, Volume
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ _RAS_AXIS: Mapping[Orientation, int] = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 _VISIBLE_SHARE = 0.8  # of a view's width and height: a point beyond counts as out of sight
 _AROUND = 1.5  # a view's width over that of what it is fitted to
+_CLOSER = 1.3
 _LEAST_MM = 40.0  # a view is not fitted to less than this
 # Neither in the colour map nor a usual colour of a structure, so that it is seen on any value.
 _REGION_COLOR = (0.47, 0.9, 1.0)
 _OUTLINE_PIXELS = 2
+_CELLS = 1  # vtkAssignAttribute::CELL_DATA
 
 
 class Scene:
@@ -55,6 +58,7 @@ class Scene:
         self._image: Any = None
         self._layer: Any = None
         self._segmentation: Any = None
+        self._surfaces: Any = None
         self._box: Any = None
         self._color = self._color_node()
         # Slicer blends a layer over an image only; without the image it lies over black.
@@ -149,21 +153,34 @@ class Scene:
         self._segmentation = node
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
+        display.SetVisibility3D(False)  # `add_surfaces`
         display.SetVisibility2DOutline(True)
         display.SetSliceIntersectionThickness(_OUTLINE_PIXELS)
         self._update_fill()
 
-    def make_surfaces(self) -> None:
-        """Compute the segmentation's surfaces for the 3-D view."""
-        if self._segmentation is not None:
-            self._segmentation.CreateClosedSurfaceRepresentation()
+    def add_surfaces(self, surface: Any) -> None:
+        """Show surfaces in the 3-D view.
+
+        Args:
+            surface: vtkPolyData as `DIANetLib.viewer.surfaces` makes it.
+        """
+        self._surfaces = self._scene.AddNewNodeByClass("vtkMRMLModelNode", "surfaces")
+        self._surfaces.SetAndObservePolyData(surface)
+        self._surfaces.CreateDefaultDisplayNodes()
+        display = self._surfaces.GetDisplayNode()
+        display.SetVisibility2D(False)
+        display.SetActiveScalar(COLORS, _CELLS)
+        display.SetScalarRangeFlag(display.UseDirectMapping)
+        display.SetScalarVisibility(True)
+        for view in self._solid_views():
+            view.renderer().ResetCameraClippingRange()
 
     def show_segmentation(self, *, outlines: bool, surfaces: bool) -> None:
         """Show or hide the segmentation in the slice views and in 3-D."""
         if self._segmentation is not None:
-            display = self._segmentation.GetDisplayNode()
-            display.SetVisibility2D(outlines)
-            display.SetVisibility3D(surfaces)
+            self._segmentation.GetDisplayNode().SetVisibility2D(outlines)
+        if self._surfaces is not None:
+            self._surfaces.GetDisplayNode().SetVisibility(surfaces)
 
     def fit(self, box_lps: npt.NDArray[np.float64] | None = None) -> None:
         """Show all of the image, or a box of it, in all views.
@@ -180,8 +197,12 @@ class Scene:
                 share = across / min(x, y)
                 node.SetFieldOfView(x * share, y * share, z)
                 node.JumpSliceByCentering(*(_TO_RAS * box_lps.mean(axis=0)).tolist())
-        for view in self._slicer.view_manager.get_threed_views():
+        for view in self._solid_views():
             view.reset_view()
+            if box_lps is not None:  # the surfaces may not be there yet
+                ras = np.sort(box_lps * _TO_RAS, axis=0)
+                view.renderer().ResetCamera(*ras.T.ravel().tolist())
+                view.renderer().GetActiveCamera().Dolly(_CLOSER)  # the camera fits the sphere around the box
 
     def jump(self, point_lps: Sequence[float]) -> None:
         """Lead the slice views and the crosshair to a point (LPS mm).
@@ -223,6 +244,9 @@ class Scene:
 
     def _slice_view(self, orientation: Orientation) -> Any:
         return self._slicer.view_manager.get_view(ORIENTATIONS[orientation])
+
+    def _solid_views(self) -> list[Any]:
+        return list(self._slicer.view_manager.get_threed_views())
 
     def _update_fill(self) -> None:
         # Filled, a segmentation hides the layer; without a layer the fill shows what belongs to what.

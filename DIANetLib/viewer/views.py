@@ -52,6 +52,8 @@ def make_views(server: Any, manager: ViewManager) -> None:
         ViewLayoutDefinition.threed_view(name=SOLID, background_color="#181b1f"),
     ):
         manager.create_view(definition)
+    for view in manager.get_threed_views():
+        view.renderer().SetUseDepthPeeling(False)  # nothing is transparent, and without a GPU it is slow
     manager.set_current_view_ids([*ORIENTATIONS.values(), SOLID])
 
 

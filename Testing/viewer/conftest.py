@@ -65,6 +65,7 @@ def viewing(folder: Path, *options: str) -> Iterator[Running]:
             if "no OpenGL" in error:
                 pytest.skip("needs OpenGL without a screen (Debian: sudo apt-get install libegl1)")
             pytest.fail(error)
+        guard.cancel()
         yield Running(process, folder, lines)
     finally:
         guard.cancel()

@@ -11,7 +11,7 @@ import pytest
 
 from DIANetLib.errors import InputError
 from DIANetLib.formats.image import write_volume
-from DIANetLib.viewer.folder import read_folder, read_image, read_layer, segmentation_box
+from DIANetLib.viewer.folder import box_of, read_folder, read_image, read_labels, read_layer
 from DIANetLib.volume import Volume
 from Testing.viewer.made import CENTRES, GEOMETRY, RADIUS, STRUCTURES, error_probability, image_array
 
@@ -67,7 +67,7 @@ def test_a_map_that_is_zero_everywhere_can_be_shown(result):
 
 
 def test_the_box_reaches_around_both_structures(result):
-    box = segmentation_box(read_folder(result))
+    box = box_of(read_labels(read_folder(result)))
 
     centres = np.array(list(CENTRES.values()))
     expected = np.stack([centres.min(axis=0) - RADIUS, centres.max(axis=0) + RADIUS])
