@@ -40,6 +40,24 @@ class Activity:
     secondsLeft: float | None = None
 
 
+def stagesOf(*, starts: bool, localises: bool, explains: bool) -> tuple[str, ...]:
+    """The stages that a segmentation will go through.
+
+    Args:
+        starts: Whether the worker has to be started.
+        localises: Whether the model looks for its region first.
+        explains: Whether Grad-CAM is asked for with it.
+    """
+    stages = ["load", "prepare", "segment", "restore", "review", "write", "show"]
+    if starts:
+        stages.insert(0, "start")
+    if localises:
+        stages.insert(stages.index("segment"), "localise")
+    if explains:
+        stages.insert(stages.index("review"), "explain")
+    return tuple(stages)
+
+
 class Meter:
     """Turns progress per stage into one fraction that never runs backwards.
 

@@ -17,6 +17,7 @@ import numpy as np
 from DIANetLib.errors import InputError
 from DIANetLib.volume import Volume
 
+from .Editing import EDIT_ATTRIBUTE
 from .Messages import structureOf
 from .Nodes import volumeFromNode
 from .Review import STARTED_ATTRIBUTE, worklistOf
@@ -109,7 +110,9 @@ def checkReviewed(result: Result) -> None:
 
 
 def isUnsaved(result: Result) -> bool:
-    """Whether a result was reviewed or edited, and no package holds what came of it; True where in doubt."""
+    """Whether a result is or was reviewed, and no package holds what came of it; True where in doubt."""
+    if result.segmentationNode.GetAttribute(EDIT_ATTRIBUTE):
+        return True
     try:
         if not _isReviewed(result):
             return False

@@ -49,6 +49,10 @@ class InputsWidget:
         nodes = (getattr(self._panel.parameters, name) for name in INPUTS)
         return {modality.name: node for modality, node in zip(model.modalities, nodes, strict=False)}
 
+    def volumes(self) -> list[Any]:
+        """Volume nodes that may be an input, the latest first."""
+        return [node for node in reversed(_volumes()) if not _isOwn(node)]
+
     def fill(self) -> None:
         """Read the catalogue anew."""
         selector = self._ui.modelSelector
@@ -92,7 +96,7 @@ class InputsWidget:
             return
         from .Modalities import guessModality
 
-        volumes = self._panel.inputVolumes()
+        volumes = self.volumes()
         fresh = {node.GetID() for node in volumes} - self._guessed
         if not fresh:
             return
@@ -107,7 +111,7 @@ class InputsWidget:
 
     def hideLayers(self) -> None:
         """Leave DIANet's own volumes, such as layers, out of the lists: they are never an input."""
-        hidden = [node.GetID() for node in self._panel.ownVolumes()]
+        hidden = [node.GetID() for node in _volumes() if _isOwn(node)]
         for name in INPUTS:
             self._selector(name).sortFilterProxyModel().hiddenNodeIDs = hidden
 
@@ -146,3 +150,12 @@ class InputsWidget:
     def _onModel(self) -> None:
         if self._panel.parameters is not None:
             self._panel.parameters.model = self._ui.modelSelector.currentData or ""
+
+
+def _volumes() -> list[Any]:
+    return list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+
+
+def _isOwn(node: Any) -> bool:
+    """Whether a volume node is DIANet's own: a layer of a result, or what an edit needs."""
+    return any(node.GetAttribute(name) is not None for name in ("DIANet.Layer", "DIANet.EditSource"))

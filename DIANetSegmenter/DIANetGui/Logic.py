@@ -14,12 +14,12 @@ from DIANetLib.errors import Cancelled, DIANetError, InputError
 from DIANetLib.worker import protocol
 from DIANetLib.worker.protocol import BoxLPS, ModelInfo, SharedVolume
 
-from .Activity import Activity, Meter
-from .LayerSource import EAGER_STRUCTURES, PER_STRUCTURE, LayerSource
+from .Activity import Activity, Meter, stagesOf
+from .LayerSource import EAGER_STRUCTURES, LayerSource
 from .Messages import filesOf
 from .Review import Review
 from .Runner import Run, Runner, State, newId
-from .Settings import Settings, whatIsMissing
+from .Settings import Settings, boxOf, whatIsMissing
 from .Translate import tr as _
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Logic:
         runner: The worker's requests.
         review: Judging, correcting and ranking the places of the current result.
         result: The current result.
+        spared: Name of the result that the latest run was to replace and did not, as its review is not saved.
         estimated: Answer to the latest `estimate`.
         report: Answer to the latest `doctor`.
     """
@@ -56,6 +57,7 @@ class Logic:
         self.runner = Runner(client, later)
         self.review = Review(self)
         self.result: Result | None = None
+        self.spared = ""
         self.estimated: tuple[protocol.DeviceEstimate, ...] = ()
         self.report: protocol.DoctorReport | None = None
         self._environment = environment
@@ -166,7 +168,7 @@ class Logic:
             raise InputError(missing)
         self.review.endEdit()
         model = settings.model
-        box = _boxOf(settings)
+        box = boxOf(settings)
         eager = len(model.structures) * (2 if model.sides else 1) <= EAGER_STRUCTURES
         volumes = [
             volumeFromNode(settings.inputs[modality.name], modality.name)
@@ -189,9 +191,12 @@ class Logic:
                 explain=("all",) if eager else (),
                 review=settings.review,
             )
+            stages = stagesOf(
+                starts=not self.runner.greeted, localises=model.localiser is not None, explains=eager
+            )
             run = Run(
                 request,
-                Meter(self._stages(model, eager), seconds=self._seconds.get(model.name)),
+                Meter(stages, seconds=self._seconds.get(model.name)),
                 lambda payload: self._takeSegmentation(request.id, settings, payload),
                 "result",
                 tuple(files),
@@ -350,7 +355,7 @@ class Logic:
             spacing=geometry.spacing,
             origin=geometry.origin,
             direction=tuple(float(value) for value in geometry.direction.ravel()),
-            roi=_boxOf(settings),
+            roi=boxOf(settings),
             samples=settings.samples,
         )
         self.runner.ask(request, "estimate", self._takeEstimate)
@@ -414,53 +419,25 @@ class Logic:
             )
         )
 
-    def _stages(self, model: ModelInfo, explain: bool) -> tuple[str, ...]:
-        """The stages that a run will go through, as far as is known before."""
-        stages = ["load", "prepare", "segment", "restore", "review", "write", "show"]
-        if not self.runner.greeted:
-            stages.insert(0, "start")
-        if model.localiser is not None:
-            stages.insert(stages.index("segment"), "localise")
-        if explain:
-            stages.insert(stages.index("review"), "explain")
-        return tuple(stages)
-
     def _takeSegmentation(self, identifier: str, settings: Settings, payload: protocol.Segmented) -> None:
-        from .Results import LayerKey, Result
-        from .Scene import batch
+        from .Corrections import isUnsaved
+        from .Placing import placed
 
         exchange = self.runner.exchange
-        eager = len(payload.structures) <= EAGER_STRUCTURES
-        waiting: dict[str, SharedVolume] = {}
-        result = None
         try:
-            labels = exchange.read(payload.labels)
-            with batch(self.environment.scene):  # views and lists follow once, not with every layer
-                result = Result.create(
-                    self.environment,
-                    identifier,
-                    settings.inputNodes,
-                    payload,
-                    labels,
-                    modalities=settings.modalities,
-                )
-                for entry in payload.maps:
-                    key = LayerKey(entry.kind, entry.structure)
-                    if eager or entry.kind not in PER_STRUCTURE:
-                        result.addLayer(key, exchange.read(entry.volume))
-                    else:
-                        waiting[key.id] = entry.volume
+            result, waiting = placed(self.environment, exchange, identifier, settings, payload)
         except Exception:
-            if result is not None:
-                result.remove()
             self.runner.discard(payload)
             raise
         kept = {shared.file for shared in waiting.values()}
         exchange.delete(*(shared for shared in filesOf(payload) if shared.file not in kept))
-        earlier = settings.replace
+        earlier, self.spared = settings.replace, ""
         if earlier is not None and earlier.exists:  # only now that the new one is complete
-            self._layers.drop(exchange, earlier.record.id)
-            result.takePlaceOf(earlier)
+            if isUnsaved(earlier):  # perhaps reviewed while the run went on
+                self.spared = earlier.segmentationNode.GetName()
+            else:
+                self._layers.drop(exchange, earlier.record.id)
+                result.takePlaceOf(earlier)
         self._layers.add(identifier, waiting)
         self._seconds[settings.model.name if settings.model else ""] = payload.timings
         self.result = result
@@ -483,22 +460,3 @@ class Logic:
     def _takeReport(self, payload: protocol.DoctorReport) -> None:
         self.report = payload
         self.runner.tell("report")
-
-
-def _boxOf(settings: Settings) -> BoxLPS | None:
-    """The box of the region of interest; None where there is none.
-
-    Raises:
-        InputError: It was chosen but not placed.
-    """
-    if settings.roi is None:
-        return None
-    from .Nodes import boxFromRoi
-
-    box = boxFromRoi(settings.roi)
-    if box is None:
-        raise InputError(
-            _("The region of interest {name} is not placed yet.").format(name=settings.roi.GetName()),
-            remedy=_("Place it in a slice view, or choose none."),
-        )
-    return box

@@ -171,6 +171,14 @@ class ReviewWidget:
         self._say(outcomeText(outcome))
         self.updateButtons()
 
+    def tellSpared(self) -> None:
+        """Say that the latest run has not replaced a result, if so."""
+        name = self._panel.logic.spared
+        if name:
+            text = _("{name} was reviewed and not finished, so it is kept beside the new result.")
+            self._say(text.format(name=name))
+            self.updateButtons()
+
     def updateButtons(self) -> None:
         """Enable what can be done with the chosen region."""
         ui, region = self._ui, self.current()

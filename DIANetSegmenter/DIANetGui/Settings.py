@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from DIANetLib.worker.protocol import ModelInfo, ReviewOptions
+from DIANetLib.errors import InputError
+from DIANetLib.worker.protocol import BoxLPS, ModelInfo, ReviewOptions
 
 from .Translate import tr as _
 
@@ -78,3 +79,22 @@ def whatIsMissing(settings: Settings) -> str:
         if node.GetImageData() is None:
             return _("The volume {name} has no image data.").format(name=node.GetName())
     return ""
+
+
+def boxOf(settings: Settings) -> BoxLPS | None:
+    """The box of the region of interest; None where there is none.
+
+    Raises:
+        InputError: It was chosen but not placed.
+    """
+    if settings.roi is None:
+        return None
+    from .Nodes import boxFromRoi
+
+    box = boxFromRoi(settings.roi)
+    if box is None:
+        raise InputError(
+            _("The region of interest {name} is not placed yet.").format(name=settings.roi.GetName()),
+            remedy=_("Place it in a slice view, or choose none."),
+        )
+    return box

@@ -6,7 +6,6 @@ What is decided here is what is shown and enabled. What a click does is the logi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import qt
@@ -28,7 +27,6 @@ from .Wording import activityText, memoryText, resultText
 __all__ = ["Panel"]
 
 _ESTIMATE_MS = 600
-_MESSAGE_MS = 8000
 
 
 class Panel:
@@ -83,15 +81,6 @@ class Panel:
     def environment(self) -> Any:
         """Scene and logics."""
         return self.logic.environment
-
-    def inputVolumes(self) -> list[Any]:
-        """Volume nodes that may be an input, the latest first."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        return [node for node in reversed(nodes) if not _isOwn(node)]
-
-    def ownVolumes(self) -> list[Any]:
-        """Volume nodes that are layers of results, or that an edit needs."""
-        return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isOwn(node)]
 
     def activeVolume(self) -> Any:
         """The volume that the slice views show; None if there is none."""
@@ -296,6 +285,7 @@ class Panel:
                 self.parameters.result = node
                 self.layers.showFirst()
                 self.review.lookAtWorst()
+                self.review.tellSpared()
         self.update()
 
     def _tellSoon(self, error: Exception | None) -> None:
@@ -389,19 +379,8 @@ class Panel:
         if self.logic.state is State.IDLE:  # the second of two quick clicks does nothing
             self._timer.stop()
             self.review.endEdit()
-            self.logic.segment(self._sparing(self.settings()))
+            self.logic.segment(self.settings())
             qt.QSettings().setValue(MODEL_SETTING, self.parameters.model)
-
-    def _sparing(self, settings: Settings) -> Settings:
-        """The settings of a run that leaves a result alone whose review no package holds yet."""
-        from .Corrections import isUnsaved
-
-        earlier = settings.replace
-        if earlier is None or not earlier.exists or not isUnsaved(earlier):
-            return settings
-        text = _("{name} was reviewed and not finished, so it is kept beside the new result.")
-        slicer.util.showStatusMessage(text.format(name=earlier.segmentationNode.GetName()), _MESSAGE_MS)
-        return replace(settings, replace=None)
 
     @handler
     def _onCancel(self) -> None:
@@ -416,8 +395,3 @@ class Panel:
     def _onEstimateTimer(self) -> None:
         if not self._closed and self.logic.state is State.IDLE and not self.missing():
             self.logic.estimate(self.settings())
-
-
-def _isOwn(node: Any) -> bool:
-    """Whether a volume node is DIANet's own, never an input."""
-    return any(node.GetAttribute(name) is not None for name in ("DIANet.Layer", "DIANet.EditSource"))

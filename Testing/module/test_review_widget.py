@@ -11,6 +11,7 @@ from DIANetLib.acwi.review import regions_to_json
 from DIANetLib.volume import Volume
 from DIANetLib.worker import protocol
 from Testing.module.bootstrap import labels_on, read_bundle, save_bundle
+from Testing.module.fake_client import HELLO
 from Testing.module.panel_bench import GRID, REGIONS, finish, latest
 
 pytest.importorskip("slicer_core", reason="needs slicer-core")
@@ -335,7 +336,7 @@ class TestEditing:
         editing.processEvents()
 
         assert source.GetID() in panel.ui.input1Selector.sortFilterProxyModel().hiddenNodeIDs
-        assert source not in panel.inputVolumes()
+        assert source not in panel.inputs.volumes()
 
     def test_a_place_with_changes_becomes_corrected_when_the_user_comes_back(self, panel, segmented, editing):
         self.paint(editing, np.s_[:, :, :])
@@ -595,8 +596,29 @@ class TestNothingIsLost:
         results = self.again(panel, client)
 
         assert len(results) == 2
+        assert "kept beside the new result" in panel.ui.reviewHintLabel.text
         assert regions_of(results[0])[0].state == "accepted"
         assert any("kept beside the new result" in text for text in slicerApp.messages)
+
+    def test_one_that_was_reviewed_while_the_run_went_on_is_kept_too(self, panel, segmented, client):
+        panel.ui.segmentButton.click()
+        panel.ui.nextButton.click()
+        panel.ui.acceptButton.click()
+        client.say(HELLO)
+        finish(client, regions=places())
+        from DIANetGui.Results import Result
+
+        assert len(Result.all(panel.environment)) == 2
+
+    def test_one_that_is_being_edited_when_the_run_ends_is_kept_too(self, panel, segmented, client):
+        panel.ui.segmentButton.click()
+        panel.ui.nextButton.click()
+        panel.ui.editButton.click()
+        finish(client, regions=places())
+        from DIANetGui.Results import Result
+
+        assert len(Result.all(panel.environment)) == 2
+        assert panel.logic.review.edit is not None
 
     def test_an_edited_result_is_kept_as_well(self, panel, segmented, client):
         segmented.segmentationNode.GetSegmentation().RemoveSegment("hippocampus_left")
