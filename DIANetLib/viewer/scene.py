@@ -35,7 +35,6 @@ _RAS_AXIS: Mapping[Orientation, int] = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 _VISIBLE_SHARE = 0.8  # of a view's width and height: a point beyond counts as out of sight
 _AROUND = 1.5  # a view's width over that of what it is fitted to
-_CLOSER = 1.3
 _LEAST_MM = 40.0  # a view is not fitted to less than this
 # Neither in the colour map nor a usual colour of a structure, so that it is seen on any value.
 _REGION_COLOR = (0.47, 0.9, 1.0)
@@ -173,7 +172,7 @@ class Scene:
         display.SetScalarRangeFlag(display.UseDirectMapping)
         display.SetScalarVisibility(True)
         for view in self._solid_views():
-            view.renderer().ResetCameraClippingRange()
+            view.reset_view()
 
     def show_segmentation(self, *, outlines: bool, surfaces: bool) -> None:
         """Show or hide the segmentation in the slice views and in 3-D."""
@@ -199,10 +198,9 @@ class Scene:
                 node.JumpSliceByCentering(*(_TO_RAS * box_lps.mean(axis=0)).tolist())
         for view in self._solid_views():
             view.reset_view()
-            if box_lps is not None:  # the surfaces may not be there yet
+            if box_lps is not None and self._surfaces is None:
                 ras = np.sort(box_lps * _TO_RAS, axis=0)
                 view.renderer().ResetCamera(*ras.T.ravel().tolist())
-                view.renderer().GetActiveCamera().Dolly(_CLOSER)  # the camera fits the sphere around the box
 
     def jump(self, point_lps: Sequence[float]) -> None:
         """Lead the slice views and the crosshair to a point (LPS mm).

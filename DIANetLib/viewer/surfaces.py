@@ -22,7 +22,7 @@ __all__ = ["COLORS", "surface"]
 
 #: Name of the surface's array of colours.
 COLORS = "colors"
-_SMOOTHING = 4  # iterations: 16, VTK's default, shrink a ball of 5 voxels across by a tenth, 4 by a fortieth
+_SMOOTHING = 6  # iterations: a ball of 11 voxels across shrinks by 4 %; by 10 % with VTK's default, 16
 
 
 def surface(labels: Volume, structures: Sequence[Structure]) -> Any:
