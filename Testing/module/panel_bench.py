@@ -44,6 +44,30 @@ REGIONS = tuple(
 )
 
 
+def places():
+    """Regions in the labels of `labels_on`: at the border of the two structures, and further along it."""
+    boxes = [np.s_[2:4, 2:5, 4:8], np.s_[4:6, 2:5, 4:8], np.s_[2:4, 5:7, 2:4]]
+    regions = []
+    for region, box in zip(REGIONS, boxes, strict=True):
+        low = [part.start for part in reversed(box)]
+        high = [part.stop - 1 for part in reversed(box)]
+        corners = np.array([GRID.index_to_world(low), GRID.index_to_world(high)])
+        centre = GRID.index_to_world([(a + b) // 2 for a, b in zip(low, high, strict=True)])
+        regions.append(
+            region.__class__(
+                region.rank,
+                ("hippocampus_left", "hippocampus_right"),
+                tuple(centre.tolist()),
+                tuple((corners.min(axis=0) - 0.5).tolist()),
+                tuple((corners.max(axis=0) + 0.5).tolist()),
+                region.volume_mm3,
+                region.expected_error_mm3,
+                region.peak,
+            )
+        )
+    return tuple(regions)
+
+
 @pytest.fixture
 def slicerApp(monkeypatch, environment, tmp_path):
     from Testing.module.fakes.application import Application

@@ -16,6 +16,7 @@ import pytest
 
 from DIANetLib.volume import Geometry, Volume
 from Testing.module.bootstrap import read_bundle, save_bundle
+from Testing.module.panel_bench import finish, places
 
 pytest.importorskip("slicer_core", reason="needs slicer-core")
 
@@ -91,3 +92,19 @@ def test_it_passes_with_stand_ins(monkeypatch, slicerUtil, method):
 
 def test_there_are_methods():
     assert len(methods()) > 10
+
+
+def test_the_self_tests_part_on_corrections_passes_with_stand_ins(
+    slicerUtil, slicerApp, panel, head, client, monkeypatch
+):
+    class Test(unittest.TestCase):
+        def delayDisplay(self, text):
+            said.append(text)
+
+    said = []
+    slicerApp.importGui("SelfTest")
+    panel.ui.segmentButton.click()
+    finish(client, regions=places())
+    slicerApp.importGui("SelfTest")._correct(Test(), panel)
+
+    assert said == ["Accept one place and edit another", "Finish"]

@@ -12,7 +12,7 @@ from DIANetLib.volume import Volume
 from DIANetLib.worker import protocol
 from Testing.module.bootstrap import labels_on, read_bundle, save_bundle
 from Testing.module.fake_client import HELLO
-from Testing.module.panel_bench import GRID, REGIONS, finish, latest
+from Testing.module.panel_bench import GRID, finish, latest, places
 
 pytest.importorskip("slicer_core", reason="needs slicer-core")
 
@@ -25,30 +25,6 @@ def jumps(monkeypatch):
     monkeypatch.setattr(Layers, "jumpTo", lambda environment, point: made.append(point))
     monkeypatch.setattr(Layers, "outlineRegion", lambda environment, result, region: made.append(region))
     return made
-
-
-def places():
-    """Regions in the labels of `labels_on`: at the border of the two structures, and further along it."""
-    boxes = [np.s_[2:4, 2:5, 4:8], np.s_[4:6, 2:5, 4:8], np.s_[2:4, 5:7, 2:4]]
-    regions = []
-    for region, box in zip(REGIONS, boxes, strict=True):
-        low = [part.start for part in reversed(box)]
-        high = [part.stop - 1 for part in reversed(box)]
-        corners = np.array([GRID.index_to_world(low), GRID.index_to_world(high)])
-        centre = GRID.index_to_world([(a + b) // 2 for a, b in zip(low, high, strict=True)])
-        regions.append(
-            region.__class__(
-                region.rank,
-                ("hippocampus_left", "hippocampus_right"),
-                tuple(centre.tolist()),
-                tuple((corners.min(axis=0) - 0.5).tolist()),
-                tuple((corners.max(axis=0) + 0.5).tolist()),
-                region.volume_mm3,
-                region.expected_error_mm3,
-                region.peak,
-            )
-        )
-    return tuple(regions)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ _FRESH = (
     "RegionsTable",
     "ReviewWidget",
     "Samples",
+    "SelfTest",
     "SetupWidget",
     "Widget",
     "Wording",
