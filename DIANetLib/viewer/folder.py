@@ -212,23 +212,22 @@ def read_image(folder: Folder, index: int, path: str | os.PathLike[str] | None =
     """
     entry = folder.inputs[index]
     given = path or entry.source
+    remedy = "Say where it is with --image." if index == 0 else None
     if not given:
-        raise InputError(f"Where the image {entry.title} is was not noted.", remedy="Give it with --image.")
+        raise InputError(f"Where the image {entry.title} is was not noted.", remedy=remedy)
     places = (
         [Path(given)] if path or Path(given).is_absolute() else [Path(given), folder.directory.parent / given]
     )
     place = next((place for place in places if place.exists()), None)
     if place is None:
-        raise InputError(
-            f"The image {entry.title} is no longer at {given}.", remedy="Say where it is with --image."
-        )
+        raise InputError(f"The image {entry.title} is no longer at {given}.", remedy=remedy)
     for volume in _volumes(place):
         if volume.sha256() == entry.sha256:
             return replace(volume, name=entry.name or volume.name, modality=entry.modality)
     raise InputError(
         f"The image at {place} is not the one that was segmented: its content has another SHA-256 than"
         f" {_RESULT} notes for {entry.title}.",
-        remedy="Give the original with --image.",
+        remedy=remedy,
     )
 
 

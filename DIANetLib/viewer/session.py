@@ -8,6 +8,7 @@ stopped, and what 3D Slicer wrote in the meantime stays.
 from __future__ import annotations
 
 import math
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -49,6 +50,9 @@ class ReviewSession:
             self.worklist, self.problem = load_worklist(self._file), ""
         except DIANetError as error:
             self.problem = f"The worklist cannot be shown. {error}"
+            return
+        if not os.access(self._file.parent, os.W_OK):
+            self.problem = f"{self._file.parent} cannot be written: what you say of regions will not be kept."
 
     def region(self, rank: int) -> Region | None:
         """The region of a rank; None if there is none."""

@@ -137,13 +137,13 @@ def _quality(name: str, dice: DiceEstimate | None) -> str:
 
 
 def _details(region: Region) -> str:
-    parts = [
+    text = (
         f"{region.volume_mm3:.0f} mm³, error probability up to {region.peak:.2f}, {position(region.centre)}"
-    ]
-    if region.changed:
-        by = f" by {region.reviewer}" if region.reviewer else ""
-        parts.append(f"{STATE_WORDS[region.state]}{by} {region.changed.replace('T', ' ')[:16]}")
-    return "; ".join(parts)
+    )
+    if not region.changed:
+        return text
+    by = f"by {region.reviewer}, " if region.reviewer else ""
+    return f"{by}{region.changed.replace('T', ' ')[:16]}; {text}"
 
 
 def _named_colors(layer: Layer) -> list[dict[str, str]]:

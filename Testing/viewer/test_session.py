@@ -82,6 +82,15 @@ def test_where_nothing_can_be_written_it_is_said_and_made_up_for_later(result, m
     assert session.problem == ""
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_judged(result, monkeypatch):
+    monkeypatch.setattr(module.os, "access", lambda *_: False)
+
+    session = ReviewSession(result)
+
+    assert "will not be kept" in session.problem
+    assert len(session.worklist.regions) == 4
+
+
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"schema": "dianet.regions", "schema_version": 99})])
 def test_a_list_that_cannot_be_read_is_said_and_never_written_over(result, text):
     (result / "regions.json").write_text(text)

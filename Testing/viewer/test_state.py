@@ -41,7 +41,7 @@ def test_a_region_is_named_by_its_structures_and_says_who_judged_it(result):
 
     assert rows[0]["where"] == "Head left"
     assert rows[0]["state_word"] == "corrected elsewhere"
-    assert "corrected elsewhere by Ada 20" in rows[0]["details"]
+    assert rows[0]["details"].startswith("by Ada, 20")
     assert rows[1]["state_word"] == "open"
 
 
