@@ -12,7 +12,7 @@ question or to the background: a border between two can be moved, a third struct
 is added, so that the undo states of the segmentation are those that the tools save.
 
 What an edit began with lies in an attribute of the segmentation node: an edit that was going on when a scene
-was saved, or when the module was reloaded, can be ended afterwards. The copy is not saved with the scene.
+was saved, or when the module was reloaded, can be ended afterwards.
 
 Without Qt: `DIANetGui.EditorModule` opens the Segment Editor.
 """
@@ -29,11 +29,11 @@ import numpy as np
 from DIANetLib.errors import DIANetError, InputError
 from DIANetLib.volume import Volume
 
-from .Nodes import nodeFromVolume, volumeFromNode
+from .EditNodes import addNodes, dropNodes, maskedImage, sourceNode
 from .PackedLabels import packed, unpacked
 from .Records import attributeText
-from .Results import EDIT_SOURCE_ROLE, Result
-from .Scene import Environment, batch, itemOf, nodesOf, parentItemOf, removeNodes
+from .Results import Result
+from .Scene import Environment, nodesOf
 from .Translate import tr as _
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["EDIT_ATTRIBUTE", "Edit", "Outcome", "beginEdit", "configure", "editOf", "edits", "endEdit"]
 
 EDIT_ATTRIBUTE = "DIANet.Edit"
-SOURCE_ATTRIBUTE = "DIANet.EditSource"
 
 _EDITOR_TAG = "SegmentEditor"  # the singleton of the Segment Editor module
 
@@ -122,7 +121,7 @@ def beginEdit(result: Result, region: Region, place: np.ndarray) -> Edit:
     counts = [int(np.count_nonzero(editable & (labels.array == s.value))) for s in there]
     order = [region.structures.index(s.key) if s.key in region.structures else 0 for s in there]
     structure = min(zip(there, counts, order, strict=True), key=lambda entry: (-entry[1], entry[2]))[0]
-    source, limits = _sourceVolume(result, labels, editable)
+    source, limits = maskedImage(result, labels, editable)
     edit = Edit(
         region.rank,
         structure.key,
@@ -132,16 +131,8 @@ def beginEdit(result: Result, region: Region, place: np.ndarray) -> Edit:
         limits,
         _settingsOf(_editorNode(result.environment.scene)),
     )
-    scene = result.environment.scene
-    node = None
-    with batch(scene):
-        try:
-            node = _addSource(result, source, limits)
-            result.segmentationNode.SetNodeReferenceID(EDIT_SOURCE_ROLE, node.GetID())
-            result.segmentationNode.SetAttribute(EDIT_ATTRIBUTE, _text(edit))
-        except BaseException:
-            removeNodes(scene, [node])
-            raise
+    addNodes(result, source, limits, editable)
+    result.segmentationNode.SetAttribute(EDIT_ATTRIBUTE, _text(edit))
     return edit
 
 
@@ -162,7 +153,7 @@ def configure(result: Result, edit: Edit) -> Any:
         editor = scene.AddNode(editor)
     # One after the other: with another segmentation the editor chooses its source volume and first segment.
     editor.SetAndObserveSegmentationNode(result.segmentationNode)
-    editor.SetAndObserveSourceVolumeNode(result.segmentationNode.GetNodeReference(EDIT_SOURCE_ROLE))
+    editor.SetAndObserveSourceVolumeNode(sourceNode(result))
     modifying = editor.StartModify()
     editor.SetSelectedSegmentID(edit.structure)
     editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
@@ -215,12 +206,11 @@ def endEdit(result: Result, *, compare: bool = True) -> Outcome | None:
     if not node.GetAttribute(EDIT_ATTRIBUTE):
         return None
     edit = editOf(result)
-    source = _sourceNode(result)
+    source = sourceNode(result)
     for editor in nodesOf(scene, "vtkMRMLSegmentEditorNode"):
         _setBack(editor, result, source, edit)
     node.RemoveAttribute(EDIT_ATTRIBUTE)
-    node.RemoveNodeReferenceIDs(EDIT_SOURCE_ROLE)
-    removeNodes(scene, [source])
+    dropNodes(result)
     return _compare(result, edit) if compare and edit is not None else None
 
 
@@ -236,58 +226,6 @@ def _compare(result: Result, edit: Edit) -> Outcome:
     names = tuple(s.name for s in result.record.structures if s.value in values)
     inside = int(np.count_nonzero(changed & edit.editable))
     return Outcome(edit.rank, inside, int(np.count_nonzero(beyond)), names)
-
-
-def _sourceVolume(result: Result, labels: Volume, editable: np.ndarray) -> tuple[Volume, tuple[float, float]]:
-    """The image with everything that is not editable far below its values, and the range of the rest."""
-    image = None
-    nodes = result.inputNodes()
-    if nodes:
-        try:
-            image = volumeFromNode(nodes[0])
-        except InputError:
-            image = None
-    if image is None or not image.geometry.same_grid(labels.geometry, 1e-3):
-        # The image is gone or was moved: tools that look at it see nothing, the others work.
-        return labels.with_array(editable.astype(np.uint8) * np.uint8(2)), (1.0, 3.0)
-    array = image.array
-    finite = np.isfinite(array) if array.dtype.kind == "f" else None
-    known = array if finite is None else array[finite]
-    lo, hi = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    gap = max(1.0, hi - lo)
-    outside, dtype = lo - 2 * gap, array.dtype
-    if dtype.kind not in "iu" or outside < np.iinfo(dtype).min:
-        dtype = np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
-    masked = np.where(editable, array, outside).astype(dtype)
-    if finite is not None:
-        masked[editable & ~finite] = lo
-    return Volume(masked, labels.geometry, name=image.name), (lo - gap, hi + gap)
-
-
-def _addSource(result: Result, volume: Volume, limits: tuple[float, float]) -> Any:
-    environment, node = result.environment, result.segmentationNode
-    name = _("{image} (place being edited)").format(image=volume.name or node.GetName())
-    source = nodeFromVolume(environment, volume, name)
-    source.SetAttribute(SOURCE_ATTRIBUTE, "1")
-    source.SetSaveWithScene(False)
-    source.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    # With each stroke the Segment Editor moves the segmentation to where its source volume lies.
-    itemOf(source, result.folderItem or parentItemOf(node))
-    display = environment.scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
-    display.SetSaveWithScene(False)
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(*limits)
-    source.SetAndObserveDisplayNodeID(display.GetID())
-    return source
-
-
-def _sourceNode(result: Result) -> Any:
-    """The copy of the image; None if it is gone."""
-    source = result.segmentationNode.GetNodeReference(EDIT_SOURCE_ROLE)
-    if source is not None and source.GetAttribute(SOURCE_ATTRIBUTE) is None:
-        return None  # the id has come to another volume
-    return source
 
 
 def _editorNode(scene: Any) -> Any:

@@ -49,6 +49,7 @@ BEFORE_ATTRIBUTE = "DIANet.Before"
 LATE_ATTRIBUTE = "DIANet.BeforeIsLate"
 OUTLINE_ROLE = "DIANet.Outline"
 EDIT_SOURCE_ROLE = "DIANet.EditSource"
+EDIT_PLACE_ROLE = "DIANet.EditPlace"
 
 _SEGMENTATION = "vtkMRMLSegmentationNode"
 
@@ -337,7 +338,7 @@ class Result:
         """All nodes that are its own: segmentation, layers, outline, and what an edit needs."""
         node = self.segmentationNode
         own = [node, *(self.layerNode(key) for key in self.layerKeys())]
-        own += [node.GetNodeReference(role) for role in (OUTLINE_ROLE, EDIT_SOURCE_ROLE)]
+        own += [node.GetNodeReference(role) for role in (OUTLINE_ROLE, EDIT_SOURCE_ROLE, EDIT_PLACE_ROLE)]
         return tuple(entry for entry in own if entry is not None)
 
     def takePlaceOf(self, earlier: Result) -> None:

@@ -163,6 +163,8 @@ class ReviewWidget:
             outcome = review.endEdit()
         finally:
             self._editor.leave()
+        if self._panel.logic.result is not None:
+            self._outline(self.current())
         if outcome is not None:
             self.tell(outcome)
 
@@ -284,6 +286,7 @@ class ReviewWidget:
             review.endEdit()
             self._editor.leave()
             raise
+        self._outline(None)  # the place itself is outlined now
         slicer.util.showStatusMessage(
             _(
                 "Only place {rank} can be edited. {keys}, or the module DIANet Segmenter, ends the edit."

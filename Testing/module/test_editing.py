@@ -153,6 +153,21 @@ class TestBegin:
         assert np.array_equal(copied[edit.editable], image[edit.editable])
         assert ((copied >= low) & (copied <= high)).sum() == edit.editable.sum()
 
+    def test_the_place_is_outlined_by_a_segmentation_that_no_list_shows_and_no_scene_keeps(self, bench):
+        import slicer
+        from vtk.util import numpy_support
+
+        edit = bench.begin()
+        outline = bench.node.GetNodeReference("DIANet.EditPlace")
+        image = slicer.vtkOrientedImageData()
+        outline.GetBinaryLabelmapRepresentation("place", image)
+        voxels = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+
+        assert outline.GetHideFromEditors()
+        assert not outline.GetSaveWithScene()
+        assert not outline.GetDisplayNode().GetVisibility3D()
+        assert voxels.sum() == edit.editable.sum()
+
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
     def test_images_of_every_type_can_be_masked(self, environment, dtype):
         image = np.random.default_rng(0).uniform(0, 255, GRID.shape).astype(dtype)
@@ -482,6 +497,7 @@ class TestSavedScene:
         endEdit(reopened)
 
         assert names == ["Other 0", "Other 1", "Other 2", "Head"]
+        assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
         assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 4
 
     def test_the_segment_editor_masks_nothing_any_more(self, reopened):

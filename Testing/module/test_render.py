@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from DIANetGui.Editing import beginEdit, endEdit
 from DIANetGui.LayerKeys import NUMBERED, SCALES, LayerKey
 from DIANetGui.Layers import LayerStyle, jumpTo, outlineRegion, showLayers
 from DIANetGui.Nodes import nodeFromVolume
 from DIANetGui.Results import Result
 from scipy import ndimage
 
+from DIANetLib.acwi.review import Region
 from DIANetLib.formats.colormap import color_table
 from DIANetLib.volume import Volume
 from DIANetLib.worker.protocol import BoxLPS
@@ -237,6 +239,22 @@ def test_a_region_is_outlined_in_every_view_that_cuts_it(scene):
         assert (away[marked] <= 3 * mm).all(), name
         assert (depth[marked] <= 3 * mm).all(), name  # not filled
     outlineRegion(scene.environment, scene.result, None)
+    for name, view in scene.views.items():
+        np.testing.assert_array_equal(view.pixels(), plain[name])
+
+
+def test_the_place_being_edited_is_outlined_until_the_edit_ends_and_the_image_stays(scene):
+    region = Region(1, (STRUCTURES[0].key,), tuple(LEFT), tuple(LEFT - 6), tuple(LEFT + 6), 1.0, 1.0, 0.9)
+    place = np.linalg.norm(points() - LEFT, axis=-1) < 7
+    plain = {name: view.pixels() for name, view in scene.views.items()}
+    edit = beginEdit(scene.result, region, place)
+    for name, view in scene.views.items():
+        marked = changed(plain[name], view.pixels())
+        distance = np.linalg.norm(view.grid_lps()[marked] - LEFT, axis=-1)
+        assert marked.sum() > 40, name
+        assert np.abs(distance - 7).max() < 4, name  # neither filled nor elsewhere
+    assert edit.editable.any()
+    endEdit(scene.result)
     for name, view in scene.views.items():
         np.testing.assert_array_equal(view.pixels(), plain[name])
 

@@ -344,6 +344,14 @@ class TestEditing:
 
         assert "3 voxels changed beyond the place (Hippocampus left)" in panel.ui.reviewHintLabel.text
 
+    def test_the_box_gives_way_to_the_outline_of_the_place_until_the_user_comes_back(
+        self, panel, segmented, editing, jumps
+    ):
+        assert jumps[-1] is None
+        editing.selectModule("DIANetSegmenter")
+
+        assert jumps[-1].rank == 1
+
     def test_another_place_can_be_edited_right_after(self, panel, segmented, editing):
         self.paint(editing, np.s_[:, :, :])
         editing.selectModule("DIANetSegmenter")

@@ -134,6 +134,7 @@ class DIANetSegmenterReviewTest(unittest.TestCase):
         self.assertEqual(self.editor.sourceVolumeNode(), self.head)
         self.assertFalse(self.node.GetSourceVolumeIntensityMask())
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), volumes)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 1)
         self.assertIsNone(self.editor.activeEffect())
 
     def test_theSegmentationStaysInItsFolder(self):
