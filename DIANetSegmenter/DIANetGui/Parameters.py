@@ -62,7 +62,7 @@ class Parameters:
     threshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.1
     colorMap: str = ""
     legend: bool = True
-    reviewThreshold: Annotated[float, WithinRange(0.05, 0.95)] = 0.3
+    reviewThreshold: Annotated[float, WithinRange(0.05, 0.95)] = 0.2
     reviewMinimum: Annotated[float, WithinRange(0.0, 100000.0)] = 10.0
     reviewMaximum: Annotated[int, WithinRange(1, 200)] = 20
 

@@ -158,6 +158,7 @@ class ReviewWidget:
         self.finish.keepReviewer()
         self._hint = ""
         if review.edit is None:
+            self._editor.leave()  # it may have gone with its segmentation or scene
             return
         try:
             outcome = review.endEdit()

@@ -405,6 +405,7 @@ class TestEditing:
         editing.selectModule("DIANetSegmenter")
 
         assert not any("being edited" in name for name in names)
+        assert editing.segmentEditor.autoShowSourceVolumeNode
         assert not editing.segmentEditor.node.GetSourceVolumeIntensityMask()
         assert editing.errors == []
 
