@@ -166,21 +166,32 @@ class Viewer:
         self._show_positions()
 
     def _listen(self) -> None:
-        state, controller = self.server.state, self.server.controller
-        changes: dict[str, Callable[..., None]] = {
-            "layer": lambda layer, **_: self._show_layer(layer),
-            "opacity": lambda opacity, **_: self._scene.set_opacity(_number(opacity)),
-            "threshold": lambda **_: self._show_threshold(),
-            "image": lambda image, **_: self._show_image(int(image)),
-            "window": lambda window, **_: self._scene.set_window(*sorted(map(float, window))),
-            "limits": lambda **_: self._show_structures(),
-            "outlines": lambda **_: self._show_segmentation(),
-            "surfaces": lambda **_: self._show_segmentation(),
+        controller = self.server.controller
+        changes: dict[str, Callable[[Any], None]] = {
+            "layer": self._show_layer,
+            "opacity": lambda opacity: self._scene.set_opacity(_number(opacity)),
+            "threshold": lambda _: self._show_threshold(),
+            "image": lambda image: self._show_image(int(image)),
+            "window": lambda window: self._scene.set_window(*sorted(map(float, window))),
+            "limits": lambda _: self._show_structures(),
+            "outlines": lambda _: self._show_segmentation(),
+            "surfaces": lambda _: self._show_segmentation(),
         }
         for name, change in changes.items():
-            state.change(name)(change)
+            self._on_change(name, change)
         controller.trigger("dianet_key")(self._key)
         controller.on_client_connected.add(self._add_surfaces)
+
+    def _on_change(self, name: str, change: Callable[[Any], None]) -> None:
+        """Call `change` when the page changes a value; trame also calls at its start, with what is shown."""
+        seen = [self.server.state[name]]
+
+        def changed(**values: Any) -> None:
+            if values[name] != seen[0]:
+                seen[0] = values[name]
+                change(values[name])
+
+        self.server.state.change(name)(changed)
 
     def _add_surfaces(self, **_: Any) -> None:
         labels, self._labels = self._labels, None

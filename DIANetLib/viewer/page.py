@@ -213,6 +213,11 @@ def _worklist(viewer: Viewer) -> None:
             classes="text-none dn-next",
             title="Key: n",
         )
+    html.Div(
+        "Keys: a, c, s, o for the four states, n for the next open region, p for the previous one",
+        v_if="regions.length",
+        classes="dn-quiet mb-1",
+    )
     with html.Div(
         v_for="row in regions",
         key="row.rank",
