@@ -139,6 +139,11 @@ class Review:
         return result, edit
 
     @property
+    def editing(self) -> bool:
+        """Whether an edit is going on."""
+        return bool(edits(self._logic.environment))
+
+    @property
     def edit(self) -> tuple[Result, Edit] | None:
         """The result that is being edited, and its edit."""
         for result in edits(self._logic.environment):
@@ -155,11 +160,12 @@ class Review:
         """
         outcome = None
         for result in edits(self._logic.environment):
-            outcome = endEdit(result) or outcome
-            if outcome is not None and outcome.changed:
+            ended = endEdit(result)
+            outcome = ended or outcome
+            if ended is not None and ended.changed:
                 worklist = worklistOf(result)
-                if any(region.rank == outcome.rank for region in worklist.regions):
-                    _keep(result, worklist.with_state(outcome.rank, "corrected", reviewer=self.reviewer))
+                if any(region.rank == ended.rank for region in worklist.regions):
+                    _keep(result, worklist.with_state(ended.rank, "corrected", reviewer=self.reviewer))
         if outcome is not None:
             self._logic.runner.tell("regions")
         waiting, self._waiting = self._waiting, None
@@ -251,7 +257,7 @@ class Review:
         """Take a new list; what was said of a place that is in both stays."""
         if self._logic.result is not result:
             return
-        if self.edit is not None:  # which knows its place by its rank
+        if self.editing:  # which knows its place by its rank
             self._waiting = result, text
             return
         from DIANetLib.acwi.review import regions_from_json, regions_to_json

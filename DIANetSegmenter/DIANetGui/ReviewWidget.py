@@ -85,7 +85,7 @@ class ReviewWidget:
         """Let the shortcuts work, or not; whoever comes back has done with the edit."""
         for shortcut in self._shortcuts:
             shortcut.setEnabled(active)
-        self._back.setEnabled(not active and self._panel.logic.review.edit is not None)
+        self._back.setEnabled(not active and self._panel.logic.review.editing)
         if active:
             self.endEdit()
 
@@ -157,7 +157,7 @@ class ReviewWidget:
         review = self._panel.logic.review
         self.finish.keepReviewer()
         self._hint = ""
-        if review.edit is None:
+        if not review.editing:
             self._editor.leave()  # it may have gone with its segmentation or scene
             return
         try:

@@ -352,6 +352,14 @@ class TestEditing:
 
         assert jumps[-1].rank == 1
 
+    def test_an_edit_whose_beginning_cannot_be_read_is_ended_all_the_same(self, panel, segmented, editing):
+        segmented.segmentationNode.SetAttribute("DIANet.Edit", "{}")
+        editing.selectModule("DIANetSegmenter")
+
+        assert not panel.logic.review.editing
+        assert not editing.segmentEditor.node.GetSourceVolumeIntensityMask()
+        assert editing.segmentEditor.autoShowSourceVolumeNode
+
     def test_another_place_can_be_edited_right_after(self, panel, segmented, editing):
         self.paint(editing, np.s_[:, :, :])
         editing.selectModule("DIANetSegmenter")
