@@ -2,7 +2,8 @@
 """`python -m training finetune`: a model learns from corrected segmentations, without forgetting.
 
 The corrected cases are divided, and each part is judged by a fit on the others; the candidate is then fitted
-on all of them. It is shipped unless it got worse, on those or on cases of its own data.
+on all of them, and taken as far from the model before as it does not forget. It is shipped unless it got
+worse, on those or on cases of its own data.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,22 @@ from DIANetLib.bundle import LoadedModel, load_bundle
 from DIANetLib.errors import InputError, OutputError
 from training.config import DataConfig, TrainingConfig
 from training.data_folder import data_folder
-from training.datasets import PreparedCase
 from training.finetune_bundle import ancestry_of, next_version, write_learned
 from training.finetune_cases import CorrectedCase, by_group, load_case_of
 from training.finetune_config import FinetuneConfig
 from training.finetune_fit import Material, estimate_fisher, learn
 from training.finetune_judge import (
     CaseJudgement,
+    Score,
+    Verdict,
     as_json,
     as_markdown,
+    blended,
+    choose_share,
+    dice_of,
     judge_corrected,
     judge_rehearsed,
+    scores_of,
     verdict,
 )
 from training.finetune_model import config_of, weights_of
@@ -47,6 +54,10 @@ from training.trial import sampled_logits
 
 TABLE = "before_after"
 _VOXELS = 2000  # per case, for the temperature
+
+
+class NotShipped(InputError):
+    """The candidate got worse; the table says where."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,8 @@ def run_finetune(request: Request, settings: FinetuneConfig, device: torch.devic
     """Learn, judge and write OUTPUT/models/NAME; returns that folder.
 
     Raises:
-        InputError: bad input; or the candidate got worse, in which case the table is there to read.
+        InputError: bad input.
+        NotShipped: the candidate got worse; the table is there to read.
         Cancelled: stopped by a signal; the same command goes on.
         BundleError, ConfigError, OutputError: in a sentence.
     """
@@ -110,17 +122,21 @@ def run_finetune(request: Request, settings: FinetuneConfig, device: torch.devic
     start = weights_of(model)
     with stop_request() as stop:
         run = _Run(config, settings, start, corrected, rehearsal, request.output / "fits", device, stop)
-        new, logits = ([], []) if request.unjudged else run.cross_validated()
-        weights = run.fitted(corrected, "all")
-        old = judge_rehearsed(config, start, weights, rehearsal.judged, device)
-        logits += run.logits(weights, rehearsal.judged)
-    found = verdict(new, old, settings.judging, settings.seed)
-    found = replace(found, notes=(*found.notes, *_notes(request, model, corrected, rehearsal)))
-    table = as_json(found, new, old)
+        parts = [] if request.unjudged else run.parts()
+        last = run.fitted(corrected, "all")
+        candidates = run.candidates(parts, last)
+        share = choose_share({share: part.verdict for share, part in candidates.items()})
+        temperature = run.temperature(parts, last, share) or model.temperature
+    chosen = candidates[share]
+    found = replace(
+        chosen.verdict, notes=(*chosen.verdict.notes, *_notes(request, model, corrected, rehearsal))
+    )
+    table = {"share": share, **as_json(found, chosen.new, chosen.old)}
+    weights = blended(start, last, share)
     _write_table(request.output, model, table)
     print(as_markdown(table))
     if found.reasons:
-        raise InputError(
+        raise NotShipped(
             f"The candidate got worse and is not shipped: {'; '.join(found.reasons)}. The table is in"
             f" {request.output / TABLE}.md.",
             remedy="Give more corrections, data to rehearse, or a larger l2_sp or ewc.",
@@ -135,7 +151,7 @@ def run_finetune(request: Request, settings: FinetuneConfig, device: torch.devic
         corrected=corrected,
         rehearsal=rehearsal,
         table=table,
-        temperature=_temperature(logits, model),
+        temperature=temperature,
         replace=request.replace,
     )
 
@@ -171,6 +187,23 @@ def folds_of(cases: Sequence[CorrectedCase], folds: int, seed: int) -> list[list
 
 
 @dataclass(frozen=True, eq=False)
+class _Part:
+    """Corrected cases and the weights of a fit on all others."""
+
+    cases: list[CorrectedCase]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What was found of a candidate."""
+
+    new: list[CaseJudgement]
+    old: list[CaseJudgement]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
 class _Run:
     """The fits of a request; arguments as their names say."""
 
@@ -185,48 +218,65 @@ class _Run:
 
     def fitted(self, cases: Sequence[CorrectedCase], name: str) -> dict[str, Tensor]:
         """Weights after a fit on some of the corrected cases."""
-        fisher = None
-        if self.settings.ewc > 0:
-            known = self.rehearsal.buffer or [case.case for case in cases]
-            fisher = estimate_fisher(self.config, self.settings, self.start, known, self.device)
-        material = Material(cases, self.rehearsal.buffer, self.start, fisher)
+        known = self.rehearsal.buffer or [case.case for case in cases]
+        fisher = partial(estimate_fisher, self.config, self.settings, self.start, known, self.device)
+        material = Material(
+            cases, self.rehearsal.buffer, self.start, fisher if self.settings.ewc > 0 else None
+        )
         path = self.folder / f"{name}.pt"
         return learn(
             self.config, self.settings, material, path, self.device, title=f"fit {name}", stop=self.stop
         )
 
-    def cross_validated(self) -> tuple[list[CaseJudgement], list[Any]]:
-        """Judgements of all corrected cases, each by a fit on others, and its logits for the temperature."""
-        parts = folds_of(self.corrected, self.settings.judging.folds, self.settings.seed)
-        found: list[CaseJudgement] = []
-        logits: list[Any] = []
-        for number, part in enumerate(parts, start=1):
+    def parts(self) -> list[_Part]:
+        """The corrected cases in parts, each with a fit on the others."""
+        folds = folds_of(self.corrected, self.settings.judging.folds, self.settings.seed)
+        found = []
+        for number, part in enumerate(folds, start=1):
             aside = {id(case) for case in part}
             rest = [case for case in self.corrected if id(case) not in aside]
-            weights = self.fitted(rest, f"{number} of {len(parts)}")
-            found += judge_corrected(self.config, self.start, weights, part, self.device)
-            logits += self.logits(weights, [case.case for case in part])
-        return found, logits
+            found.append(_Part(part, self.fitted(rest, f"{number} of {len(folds)}")))
+        return found
 
-    def logits(self, weights: dict[str, Tensor], cases: Sequence[PreparedCase]) -> list[Any]:
-        """Sampled log-probabilities and labels of cases that a fit has not seen."""
+    def candidates(self, parts: Sequence[_Part], last: dict[str, Tensor]) -> dict[float, _Candidate]:
+        """What comes of each share of the way: new cases by the fits on others, old ones by the last."""
+        shares, judging = self.settings.judging.shares, self.settings.judging
+        cases = [case for part in parts for case in part.cases]
+        before = scores_of(self.config, self.start, cases, self.device)
+        old_before = dice_of(self.config, self.start, self.rehearsal.judged, self.device)
+        found = {}
+        for share in track(shares, "judge", unit="candidate"):
+            after: list[Score] = []
+            for part in parts:
+                weights = blended(self.start, part.weights, share)
+                after += scores_of(self.config, weights, part.cases, self.device)
+            weights = blended(self.start, last, share)
+            old_after = dice_of(self.config, weights, self.rehearsal.judged, self.device)
+            new = judge_corrected(cases, before, after)
+            old = judge_rehearsed(self.rehearsal.judged, old_before, old_after)
+            found[share] = _Candidate(new, old, verdict(new, old, judging, self.settings.seed))
+        return found
+
+    def temperature(self, parts: Sequence[_Part], last: dict[str, Tensor], share: float) -> float | None:
+        """The temperature by cases that no fit has seen; None where there is none, or it is not asked for."""
         samples = self.settings.judging.samples
-        if not samples or not cases:
-            return []
-        network = model_on(self.config, self.device)
-        network.load_state_dict(weights)
-        network.eval()
+        groups = [(part.weights, [case.case for case in part.cases]) for part in parts]
+        groups.append((last, list(self.rehearsal.judged)))
         pairs: list[Any] = []
-        for case in cases:
-            pairs += sampled_logits(
-                network,
-                case,
-                self.config.window_kji,
-                samples=samples,
-                seed=self.settings.seed,
-                voxels=_VOXELS,
-            )
-        return pairs
+        for fitted, cases in groups if samples else []:
+            network = model_on(self.config, self.device)
+            network.load_state_dict(blended(self.start, fitted, share))
+            network.eval()
+            for case in cases:
+                pairs += sampled_logits(
+                    network,
+                    case,
+                    self.config.window_kji,
+                    samples=samples,
+                    seed=self.settings.seed,
+                    voxels=_VOXELS,
+                )
+        return fit_sampled_temperature([z for z, _ in pairs], [y for _, y in pairs]) if pairs else None
 
 
 def _rehearsal(request: Request, settings: FinetuneConfig, model: LoadedModel) -> Rehearsal:
@@ -235,12 +285,6 @@ def _rehearsal(request: Request, settings: FinetuneConfig, model: LoadedModel) -
     config = config_of(model, settings, request.rehearse_as)
     folder = data_folder(config.data, request.rehearse, download=False)
     return load_rehearsal(folder, config, model, settings.rehearsal, settings.seed)
-
-
-def _temperature(logits: Sequence[Any], model: LoadedModel) -> float:
-    if not logits:
-        return model.temperature
-    return fit_sampled_temperature([z for z, _ in logits], [y for _, y in logits])
 
 
 def _notes(

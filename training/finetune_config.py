@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from DIANetLib.errors import ConfigError
 from DIANetLib.network.config import describe_validation_error
@@ -65,6 +65,8 @@ class JudgingConfig(Section):
         tolerance_whole: mean Dice that they may lose over the whole image. It is wide, because corrected
             labels are the model's own where nobody changed them, so that no other can agree with them better.
         tolerance_old: mean Dice that rehearsed cases may lose.
+        shares: candidates are so far on the way from the weights before to those fitted; see
+            `training.finetune_judge.choose_share`.
         samples: stochastic passes with which the temperature is fitted anew; 0 keeps the model's.
     """
 
@@ -72,7 +74,15 @@ class JudgingConfig(Section):
     tolerance_new: float = Field(default=0.005, ge=0.0, le=1.0)
     tolerance_whole: float = Field(default=0.1, ge=0.0, le=1.0)
     tolerance_old: float = Field(default=0.01, ge=0.0, le=1.0)
+    shares: tuple[float, ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
     samples: int = Field(default=4, ge=0)
+
+    @field_validator("shares")
+    @classmethod
+    def _between_zero_and_one(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.0 < share <= 1.0 for share in shares):
+            raise ValueError("expected numbers above 0 and up to 1")
+        return tuple(sorted(shares))
 
 
 class FinetuneConfig(Section):

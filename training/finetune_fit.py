@@ -45,13 +45,13 @@ class Material:
         corrected: cases with their levels.
         rehearsed: cases of the model's own data; may be empty.
         start: weights to start from and to be held at.
-        fisher: Fisher information there over its mean; None for none.
+        fisher: gives the Fisher information there over its mean, where it is needed; None for none.
     """
 
     corrected: Sequence[CorrectedCase]
     rehearsed: Sequence[PreparedCase]
     start: State
-    fisher: State | None
+    fisher: Callable[[], State] | None
 
 
 def learn(
@@ -92,7 +92,8 @@ def learn(
     if found is not None:
         optimiser.load_state_dict(found["optimiser"])
         average.values = {name: value.to(device) for name, value in found["average"].items()}
-    fisher = None if material.fisher is None else {n: v.to(device) for n, v in material.fisher.items()}
+    known = None if material.fisher is None else material.fisher()
+    fisher = None if known is None else {name: value.to(device) for name, value in known.items()}
     start = {name: value.to(device) for name, value in material.start.items()}
     objective = CorrectionObjective(settings, config.network.classes, start, fisher).to(device)
     steps = _Steps(config, settings, network, optimiser, objective)

@@ -49,6 +49,19 @@ class CaseJudgement:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Dice of a corrected case, means over its structures.
+
+    Attributes:
+        whole: over the whole image.
+        reviewed: where a person judged; NaN where neither labels nor segmentation have a structure there.
+    """
+
+    whole: float
+    reviewed: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What came of it.
 
@@ -64,35 +77,38 @@ class Verdict:
 
 
 def judge_corrected(
-    config: TrainingConfig,
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-    cases: Sequence[CorrectedCase],
-    device: torch.device,
+    cases: Sequence[CorrectedCase], before: Sequence[Score], after: Sequence[Score]
 ) -> list[CaseJudgement]:
-    """Compare two sets of weights on corrected cases."""
-    first, second = _network(config, before, device), _network(config, after, device)
-    found = []
-    for case in cases:
-        masks = [_segment(config, network, case.case) for network in (first, second)]
-        whole = [_dice(config, labels, case.case) for labels in masks]
-        part = [_dice(config, labels, case.case, case.reviewed) for labels in masks]
-        found.append(CaseJudgement(case.case.name, case.group, *whole, *part))
-    return found
+    """Compare the scores that two sets of weights have on corrected cases, see `scores_of`."""
+    return [
+        CaseJudgement(case.case.name, case.group, one.whole, two.whole, one.reviewed, two.reviewed)
+        for case, one, two in zip(cases, before, after, strict=True)
+    ]
 
 
 def judge_rehearsed(
-    config: TrainingConfig,
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-    cases: Sequence[PreparedCase],
-    device: torch.device,
+    cases: Sequence[PreparedCase], before: Sequence[float], after: Sequence[float]
 ) -> list[CaseJudgement]:
-    """Compare two sets of weights on cases of the model's own data."""
-    first, second = (dice_of(config, weights, cases, device) for weights in (before, after))
+    """Compare the Dice that two sets of weights have on cases of the model's own data, see `dice_of`."""
     return [
-        CaseJudgement(case.name, case.name, *pair) for case, *pair in zip(cases, first, second, strict=True)
+        CaseJudgement(case.name, case.name, one, two)
+        for case, one, two in zip(cases, before, after, strict=True)
     ]
+
+
+def scores_of(
+    config: TrainingConfig,
+    weights: Mapping[str, Tensor],
+    cases: Sequence[CorrectedCase],
+    device: torch.device,
+) -> list[Score]:
+    """Dice of corrected cases by some weights, over the whole image and where a person judged."""
+    network = _network(config, weights, device)
+    found = []
+    for case in cases:
+        labels = _segment(config, network, case.case)
+        found.append(Score(_dice(config, labels, case.case), _dice(config, labels, case.case, case.reviewed)))
+    return found
 
 
 def dice_of(
@@ -127,6 +143,25 @@ def verdict(
         elif name == "new_reviewed" and part.value <= 0:
             notes.append(f"Nothing was gained: {text}).")
     return Verdict(figures, tuple(reasons), tuple(notes))
+
+
+def blended(start: Mapping[str, Tensor], fitted: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights that are so far on the straight way from the start to those fitted."""
+    return {name: torch.lerp(value, fitted[name], share) for name, value in start.items()}
+
+
+def choose_share(verdicts: Mapping[float, Verdict]) -> float:
+    """Which of several candidates on the way from the weights before to those fitted is the one.
+
+    Weights in between keep most of what was known and have most of what was learned (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022). Of those that may be shipped, the one that is best where
+    corrected cases were reviewed; the farthest where no corrected case judges; the nearest where none may be.
+    """
+    good = [share for share, found in verdicts.items() if not found.reasons]
+    if not good:
+        return min(verdicts)
+    judged = {share: verdicts[share].figures.get("new_reviewed") for share in good}
+    return max(good, key=lambda share: (part.ours if (part := judged[share]) else 0.0, share))
 
 
 def as_json(found: Verdict, new: Sequence[CaseJudgement], old: Sequence[CaseJudgement]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 
 A site is held back (`training.learning_site`), some of its cases are segmented with the model and corrected
 by a simulated reviewer, and the packages, the files that 3D Slicer writes, go through `training.finetune`.
-Peers get the same packages. All are judged on other cases of the site and on the model's own held-out ones.
+Peers get the same packages. All are judged on other cases of the site and on the model's own held-out ones,
+but for those by which `finetune` itself judges.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from DIANetLib.inference.engine import Segmenter
 from training.bootstrap import differences, estimates, means_of
 from training.config import TrainingConfig
 from training.datasets import PreparedCase, find_cases, load_case
-from training.finetune import Request, load_corrected, run_finetune
+from training.finetune import NotShipped, Request, load_corrected, run_finetune
 from training.finetune_config import FinetuneConfig
 from training.finetune_fit import Material, learn
 from training.finetune_judge import dice_of
@@ -35,6 +36,7 @@ from training.fit_state import model_on
 from training.interrupt import stop_request
 from training.learning_site import Division, Reviewer, review
 from training.progress import track
+from training.rehearsal import divided
 
 Weights = Mapping[str, Tensor]
 
@@ -107,6 +109,15 @@ def run_loop(loop: Loop) -> Path:
     packages = loop.output / f"packages-{loop.reviewer}"
     listed = _reviewed(loop, chosen, packages)
     held = set(loop.model.metadata.dianet.training.get("held_out") or ())
+    settings = loop.settings
+    _, choosing, _ = divided(loop.folders.old, config, loop.model, settings.rehearsal, settings.seed)
+    held -= {case.name for case in choosing}  # they choose how far `finetune` goes
+    if not held:
+        raise InputError(
+            f"None of the model's held-out cases is left beside the {len(choosing)} by which `finetune`"
+            " judges.",
+            remedy="Lower rehearsal.judged.",
+        )
     old = [case for case in find_cases(loop.folders.old, loop.config.data) if case.name in held]
     new_cases = [load_case(case, config) for case in track(unseen, "unseen cases of the site", unit="case")]
     old_cases = [load_case(case, config) for case in track(old, "held-out cases", unit="case")]
@@ -152,9 +163,7 @@ def _some(packages: Path, names: Sequence[str], folder: Path) -> Path:
 def _fit(loop: Loop, config: TrainingConfig, arm: str, packages: Path, name: str) -> Weights:
     """Weights of an arm after learning from some packages."""
     output = loop.output / "fits" / name
-    # The figures here are to show what the gate would stop.
-    tolerant = loop.settings.judging.model_copy(update={"tolerance_old": 1.0})
-    own = loop.settings.model_copy(update={"judging": tolerant, **ARMS[arm]})
+    own = loop.settings.model_copy(update=dict(ARMS[arm]))
     if arm != "finetune":  # as many patches in a step, all of them of corrected cases
         own = own.model_copy(update={"rows": own.rows + own.rehearsal.rows})
     request = Request(
@@ -167,7 +176,11 @@ def _fit(loop: Loop, config: TrainingConfig, arm: str, packages: Path, name: str
         unjudged=True,
     )
     if arm == "finetune":
-        return weights_of(load_bundle(run_finetune(request, own, loop.device)))
+        try:
+            return weights_of(load_bundle(run_finetune(request, own, loop.device)))
+        except NotShipped as error:  # what a user is left with then is the model before
+            print(f"{name}: {error}")
+            return weights_of(loop.model)
     corrected = load_corrected(request, loop.model, config)
     start: Weights = weights_of(loop.model)
     if arm == "scratch":

@@ -53,6 +53,21 @@ def load_rehearsal(
     Raises:
         InputError: the folder has fewer than 4 cases with labels.
     """
+    rest, held, unseen = divided(folder, config, model, settings, seed)
+    return Rehearsal(
+        buffer=_load(rest, config, "rehearsal buffer"),
+        judged=_load(held, config, "cases kept aside"),
+        unseen=unseen,
+    )
+
+
+def divided(
+    folder: Path, config: TrainingConfig, model: LoadedModel, settings: RehearsalConfig, seed: int
+) -> tuple[list[Case], list[Case], bool]:
+    """The cases that are rehearsed, those that judge, and whether the model has not seen the latter.
+
+    Arguments and errors as for `load_rehearsal`.
+    """
     cases = [case for case in find_cases(folder, config.data) if case.labels is not None]
     if len(cases) < 4:
         raise InputError(
@@ -68,11 +83,7 @@ def load_rehearsal(
         held = shuffled[: max(2, len(shuffled) // 4)]
     names = {case.name for case in held}
     rest = [case for case in shuffled if case.name not in names]
-    return Rehearsal(
-        buffer=_load(rest[: settings.cases], config, "rehearsal buffer"),
-        judged=_load(held[: settings.judged], config, "cases kept aside"),
-        unseen=unseen,
-    )
+    return rest[: settings.cases], held[: settings.judged], unseen
 
 
 def _load(cases: list[Case], config: TrainingConfig, title: str) -> tuple[PreparedCase, ...]:

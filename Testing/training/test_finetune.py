@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from DIANetLib.acwi.corrections import find_corrections
@@ -66,6 +65,8 @@ class TestFinetuning:
         card = (learned.path / "docs" / "README.md").read_text(encoding="utf-8")
         assert "| rehearsed cases | 3 |" in card
         assert "### two-balls" in card  # the parent's card, demoted
+        assert table["share"] in (0.25, 0.5, 0.75, 1.0)
+        assert f"are {table['share']:g} of the way" in card
         assert "rehearsed cases" in capsys.readouterr().out
 
     def test_a_grandchild_keeps_the_whole_line(self, folder: Path):
@@ -84,12 +85,11 @@ class TestJudgement:
         self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ):
         def spoilt(*given: Any) -> list[CaseJudgement]:
-            return [replace(found, reviewed_after=0.0) for found in judge_corrected(*given)]
+            return [
+                replace(found, reviewed_before=0.5, reviewed_after=0.3) for found in judge_corrected(*given)
+            ]
 
         monkeypatch.setattr("training.finetune.judge_corrected", spoilt)
-        monkeypatch.setattr(
-            "training.finetune_judge.structure_dice", lambda *_: np.array([0.5, 0.5])
-        )  # a random network may have none
         assert main(command(folder, settings=["judging.tolerance_new=0.1"])) == 2
         error = capsys.readouterr().err
         assert "The candidate got worse and is not shipped" in error

@@ -18,10 +18,16 @@ from training.finetune_cases import CorrectedCase, Level
 from training.finetune_config import JudgingConfig
 from training.finetune_judge import (
     CaseJudgement,
+    Score,
+    Verdict,
     as_json,
     as_markdown,
+    blended,
+    choose_share,
+    dice_of,
     judge_corrected,
     judge_rehearsed,
+    scores_of,
     verdict,
 )
 
@@ -89,16 +95,48 @@ class TestJudging:
         labels = rng.integers(0, 3, (12, 16, 16)).astype(np.uint8)
         return PreparedCase("a", rng.normal(size=(1, 12, 16, 16)).astype(np.float32), labels)
 
-    def test_the_same_weights_are_equally_good_and_reviewed_voxels_have_a_figure_of_their_own(self):
+    def test_reviewed_voxels_have_a_figure_of_their_own(self):
         config = deterministic()
         torch.manual_seed(0)
         weights = build_model(config).state_dict()
         levels = np.full((12, 16, 16), Level.OPEN, np.uint8)
         levels[:3] = Level.JUDGED
-        corrected = CorrectedCase(self.case(), levels, "g", "id", "Ada")
-        (found,) = judge_corrected(config, weights, weights, [corrected], torch.device("cpu"))
-        assert found.before == found.after
-        assert found.reviewed_before == found.reviewed_after != found.before
-        (other,) = judge_rehearsed(config, weights, weights, [self.case()], torch.device("cpu"))
-        assert other.before == found.before
+        case = CorrectedCase(self.case(), levels, "g", "id", "Ada")
+        (score,) = scores_of(config, weights, [case], torch.device("cpu"))
+        assert score.reviewed != score.whole
+        (found,) = judge_corrected([case], [score], [Score(0.8, 0.7)])
+        assert (found.before, found.after) == (score.whole, 0.8)
+        assert (found.reviewed_before, found.reviewed_after) == (score.reviewed, 0.7)
+        (dice,) = dice_of(config, weights, [self.case()], torch.device("cpu"))
+        assert dice == score.whole
+        (other,) = judge_rehearsed([self.case()], [dice], [0.5])
+        assert (other.before, other.after) == (dice, 0.5)
         assert math.isnan(other.reviewed_before)
+
+
+class TestShares:
+    def verdicts(self, *pairs: tuple[float, float]) -> dict[float, Verdict]:
+        """Verdicts at 0.25, 0.5, ... of Dice on new and on old cases, 0.4 and 0.9 before."""
+        return {
+            0.25 * n: verdict([judged(0.4, new)], [old(0.9, kept)], LIMITS, 0)
+            for n, (new, kept) in enumerate(pairs, start=1)
+        }
+
+    def test_the_best_of_those_that_do_not_forget_is_chosen(self):
+        assert choose_share(self.verdicts((0.5, 0.9), (0.6, 0.895), (0.7, 0.85), (0.8, 0.8))) == 0.5
+        assert choose_share(self.verdicts((0.5, 0.9), (0.7, 0.9), (0.6, 0.9), (0.65, 0.9))) == 0.5
+
+    def test_where_none_may_be_shipped_the_nearest_is_told_of(self):
+        assert choose_share(self.verdicts((0.5, 0.8), (0.6, 0.7))) == 0.25
+
+    def test_without_corrected_cases_to_judge_the_farthest_that_does_not_forget_is_chosen(self):
+        unjudged = {
+            share: verdict([], [old(0.9, kept)], LIMITS, 0) for share, kept in ((0.5, 0.9), (1.0, 0.895))
+        }
+        assert choose_share(unjudged) == 1.0
+        assert choose_share({**unjudged, 1.0: verdict([], [old(0.9, 0.8)], LIMITS, 0)}) == 0.5
+
+    def test_weights_in_between_lie_on_the_straight_way(self):
+        start, fitted = {"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, -2.0])}
+        assert blended(start, fitted, 0.25)["w"].tolist() == [0.25, 1.0]
+        assert blended(start, fitted, 1.0)["w"].tolist() == [1.0, -2.0]

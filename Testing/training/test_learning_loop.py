@@ -88,12 +88,12 @@ def test_the_whole_loop_runs_through_packages_and_judges_every_arm(tmp_path: Pat
     ]
     assert main(command) == 0
     assert (tmp_path / "out" / "site" / "images").is_dir()
-    quick = ["steps=2", "fisher.patches=1", "judging.samples=1"]
+    quick = ["steps=2", "fisher.patches=1", "judging.samples=1", "rehearsal.judged=2"]
     command += ["--model", str(model), "--scratch-steps", "3", "--learn", *quick]
     assert main(command) == 0
     packages = find_corrections(tmp_path / "out" / "packages-all-2")
     assert [read_correction(folder).reviewer for folder in packages] == ["simulated (all)"] * 2
     rows = json.loads((tmp_path / "out" / "learning.json").read_text(encoding="utf-8"))["arms"]
     assert [row["arm"] for row in rows] == ["none", "finetune-all-2", "plain-all-2", "scratch-all-2"]
-    assert [rows[0][part]["cases"] for part in ("new", "old")] == [3, 3]
+    assert [rows[0][part]["cases"] for part in ("new", "old")] == [3, 1]
     assert "| 2 | `finetune` |" in (tmp_path / "out" / "learning.md").read_text(encoding="utf-8")
