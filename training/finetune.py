@@ -56,7 +56,7 @@ TABLE = "before_after"
 _VOXELS = 2000  # per case, for the temperature
 
 
-class NotShipped(InputError):
+class NotShipped(InputError):  # noqa: N818 (an outcome, as Cancelled is)
     """The candidate got worse; the table says where."""
 
 
