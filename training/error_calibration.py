@@ -27,8 +27,11 @@ Answers = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.integer[Any]], npt
 
 # Below this, hardly a voxel is wrong, and there are millions of them.
 _FLOOR = 0.01
-# Neighbours are wrong together: a block of 3 x 3 x 3 voxels says about as much as one.
-_VOXELS_PER_OBSERVATION = 27.0
+# Voxels of a case are wrong together: neighbours, so that a block of 3 x 3 x 3 says about as much as one
+# voxel, and all of a case, which is drawn too wide or too narrow as a whole (intraclass correlation). However
+# many there are, the voxels of a case that were given to a class count as no more than ten by themselves.
+_VOXELS_PER_BLOCK = 27.0
+_CORRELATION = 0.1
 # Without observations the correction is none: offset 0 and slope 1, with these standard deviations.
 _OFFSET_SD, _SLOPE_SD = 1.0, 0.5
 _LEAST_SLOPE = 0.05  # the order of the voxels within a class stays
@@ -76,14 +79,15 @@ def fit_error_calibration(cases: Iterable[Answers], count: int) -> ErrorCalibrat
 def _fit(pairs: Sequence[tuple[Float64Array, Float64Array]]) -> tuple[float, float]:
     """Offset and slope from logits of the error probability and whether they were wrong, per case."""
     logits, wrong = (np.concatenate([np.zeros(0), *(pair[n] for pair in pairs)]) for n in (0, 1))
+    weights = np.concatenate([np.zeros(0), *(np.full(len(pair[0]), _weight(len(pair[0]))) for pair in pairs)])
 
     def loss(parameters: Float64Array) -> tuple[float, Float64Array]:
         offset, slope = parameters
         z = offset + slope * logits
-        residual = 1.0 / (1.0 + np.exp(-z)) - wrong
+        residual = weights * (1.0 / (1.0 + np.exp(-z)) - wrong)
         prior = (offset / _OFFSET_SD) ** 2 / 2 + ((slope - 1) / _SLOPE_SD) ** 2 / 2
-        value = (np.logaddexp(0.0, z) - wrong * z).sum() / _VOXELS_PER_OBSERVATION + prior
-        gradient = np.array([residual.sum(), residual @ logits]) / _VOXELS_PER_OBSERVATION
+        value = weights @ (np.logaddexp(0.0, z) - wrong * z) + prior
+        gradient = np.array([residual.sum(), residual @ logits])
         gradient += np.array([offset / _OFFSET_SD**2, (slope - 1) / _SLOPE_SD**2])
         return float(value), gradient
 
@@ -92,3 +96,9 @@ def _fit(pairs: Sequence[tuple[Float64Array, Float64Array]]) -> tuple[float, flo
     )
     offset, slope = (round(float(v), 4) for v in found.x)
     return offset, slope
+
+
+def _weight(voxels: int) -> float:
+    """How many independent observations one of so many voxels of a case stands for."""
+    blocks = voxels / _VOXELS_PER_BLOCK
+    return 1.0 / (_VOXELS_PER_BLOCK * (1.0 + _CORRELATION * max(0.0, blocks - 1.0))) if voxels else 0.0

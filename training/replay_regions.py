@@ -47,7 +47,7 @@ _SLACK = 10  # places beyond the ranks, since they do not come in strictly falli
 class ReviewSettings:
     """How regions are looked for; see `DIANetLib.acwi.review.find_regions`."""
 
-    threshold: float = 0.3
+    threshold: float = 0.2
     minimum_mm3: float = 10.0
     maximum: int = 10
     extent_mm: float = 15.0

@@ -94,7 +94,7 @@ class RegionFinder:
     def find(
         self,
         *,
-        threshold: float = 0.3,
+        threshold: float = 0.2,
         minimum_mm3: float = 10.0,
         maximum: int = 20,
         extent_mm: float = 15.0,
@@ -121,7 +121,7 @@ class RegionFinder:
     def find_voxels(
         self,
         *,
-        threshold: float = 0.3,
+        threshold: float = 0.2,
         minimum_mm3: float = 10.0,
         maximum: int = 20,
         extent_mm: float = 15.0,
@@ -230,7 +230,7 @@ def find_regions(
     labels: Volume,
     structures: Sequence[Structure],
     *,
-    threshold: float = 0.3,
+    threshold: float = 0.2,
     minimum_mm3: float = 10.0,
     maximum: int = 20,
     extent_mm: float = 15.0,

@@ -134,7 +134,7 @@ class ReviewOptions:
         extent_mm: Greatest extent of one region, mm.
     """
 
-    threshold: float = 0.3
+    threshold: float = 0.2
     minimum_mm3: float = 10.0
     maximum: int = 20
     extent_mm: float = 15.0
