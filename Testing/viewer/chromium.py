@@ -69,7 +69,7 @@ class Chromium:
         import aiohttp
 
         file = self._profile / "DevToolsActivePort"
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not (file.is_file() and file.read_text().count("\n")):
             assert time.monotonic() < until, "Chromium did not start"
             await asyncio.sleep(0.05)
@@ -87,7 +87,7 @@ class Chromium:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while True:
-            message = await asyncio.wait_for(self._socket.receive_json(), 30)
+            message = await asyncio.wait_for(self._socket.receive_json(), 90)
             if message.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(json.dumps(message["params"]["exceptionDetails"])[:500])
             if message.get("id") == self._number:
@@ -103,7 +103,7 @@ class Chromium:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 15.0):
+    def wait(self, expression: str, seconds: float = 60.0):
         """Wait until a JavaScript expression is true, and return it."""
         until = time.monotonic() + seconds
         while not (value := self.js(expression)):

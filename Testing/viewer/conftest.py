@@ -52,7 +52,7 @@ def viewing(folder: Path, *options: str) -> Iterator[Running]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    guard = threading.Timer(90, process.kill)
+    guard = threading.Timer(240, process.kill)
     guard.start()
     lines: list[str] = []
     try:

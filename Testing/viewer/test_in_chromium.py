@@ -44,7 +44,7 @@ def page(chromium, running):
 def still(page, selector: str = ".dn-views") -> np.ndarray:
     """A picture of the views that no longer changes."""
     before = page.picture(selector)
-    for _ in range(60):
+    for _ in range(200):
         page.js("new Promise(done => setTimeout(done, 100))")
         after = page.picture(selector)
         if np.array_equal(before, after):
@@ -56,7 +56,7 @@ def still(page, selector: str = ".dn-views") -> np.ndarray:
 def wait_for_change(page, before: np.ndarray, what: str) -> None:
     """Wait until some of the views' pixels differ from a picture of before, by more than JPEG does."""
     share = 0.0
-    for _ in range(60):
+    for _ in range(200):
         apart = np.abs(before.astype(int) - page.picture(".dn-views").astype(int)).max(axis=-1)
         share = float((apart > 40).mean())
         if share > 0.002:
