@@ -16,6 +16,7 @@ from typing import Any
 from DIANetLib.errors import Cancelled, DIANetError, optional_import
 from training.arguments import count, parse_setting, positive
 from training.finetune_command import add_finetune, add_learning_loop, finetune, learning_loop
+from training.quality_command import add_quality, quality_command
 
 __all__ = ["main", "parse_setting"]
 
@@ -246,13 +247,16 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        default=0.3,
+        default=0.2,
         metavar="P",
-        help="error probability that counts (default: 0.3)",
+        help="error probability that counts (default: 0.2)",
     )
     add("--draws", type=positive, default=20, metavar="N", help="draws of random regions (default: 20)")
     add("--limit", type=count, metavar="N", help="only the first N cases of each fold, for a quick look")
 
+    add_quality(
+        commands.add_parser("quality", parents=[common], help="fit the Dice to be expected of new cases")
+    )
     add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
     add_learning_loop(
         commands.add_parser("learning-loop", parents=[common], help="measure what a model learns from review")
@@ -280,6 +284,7 @@ _RUN = {
     "pool": _pool,
     "ablate": _ablate,
     "replay": _replay,
+    "quality": quality_command,
     "finetune": finetune,
     "learning-loop": learning_loop,
 }

@@ -16,10 +16,13 @@ from DIANetLib.bundle import load_bundle, make_metadata, save_bundle
 from DIANetLib.bundle_schema import DianetSection, LocaliserSpec, ReconstructionSpec
 from DIANetLib.errors import InputError
 from training.card import model_card
+from training.card_quality import quality_section, with_quality
 from training.config import TrainingConfig
 from training.datasets import find_cases
 from training.fitted import FittedModel, load_fitted, state_sha256
 from training.licences import licence_notice, licence_of
+from training.quality import FOLDER, read_summary
+from training.quality_store import quality_figures
 from training.rounding import rounding_check
 from training.trial import classes_of, modalities_of, structures_of, window_of
 
@@ -75,7 +78,8 @@ def export(
         replace: replace a model folder that is there.
 
     Raises:
-        InputError: if there is no evaluation of these weights, or rounding changes the Dice.
+        InputError: if there is no evaluation of these weights, an estimate of quality is of others, or
+            rounding changes the Dice.
         BundleError, OutputError: if the folder cannot be written.
     """
     summary = _summary(output, config)
@@ -103,6 +107,8 @@ def export(
     chosen = [cases[name] for name in summary["held_out"][:check_cases]]
     rounding = rounding_check(fitted, chosen, device)
     facts = training_facts(fitted, summary)
+    expected = _expected_dice(output, fitted)
+    card = model_card(config, summary, facts)
     atlas = fitted.priors.atlas
     section = DianetSection(
         name=config.name,
@@ -116,8 +122,13 @@ def export(
         temperature=summary.get("temperature", 1.0),
         error_calibration=_error_calibration(summary),
         localiser=_localiser(config),
+        quality=None if expected is None else expected["quality"],
         training=facts,
-        figures={**figures_of(summary), "float16": rounding},
+        figures={
+            **figures_of(summary),
+            **({} if expected is None else {"quality": quality_figures(expected)}),
+            "float16": rounding,
+        },
     )
     metadata = make_metadata(
         section,
@@ -132,7 +143,7 @@ def export(
         into / config.name,
         metadata,
         fitted.averages,
-        card=model_card(config, summary, facts),
+        card=card if expected is None else with_quality(card, quality_section(expected)),
         licence=licence,
         overwrite=replace,
         atlas=None if atlas is None else atlas.stored(),
@@ -237,6 +248,17 @@ def _summary(output: Path, config: TrainingConfig) -> dict[str, Any]:
             remedy="Run `python -m training evaluate` without --limit.",
         )
     return summary
+
+
+def _expected_dice(output: Path, fitted: FittedModel) -> dict[str, Any] | None:
+    """The estimate of quality of the fit, if `python -m training quality` was run."""
+    found = read_summary(output)
+    if found is not None and found["weights_sha256"] != fitted.sha256:
+        raise InputError(
+            f"the expected Dice in {output / FOLDER} was fitted for other weights than those evaluated.",
+            remedy="Run `python -m training quality` again.",
+        )
+    return found
 
 
 def _localiser(config: TrainingConfig) -> LocaliserSpec | None:
