@@ -25,7 +25,7 @@ class WeightsConfig(Section):
         open: unchanged, within a region that was skipped or never looked at: nobody knows.
     """
 
-    changed: float = Field(default=4.0, ge=0.0)
+    changed: float = Field(default=2.0, ge=0.0)
     judged: float = Field(default=1.0, ge=0.0)
     elsewhere: float = Field(default=1.0, ge=0.0)
     open: float = Field(default=0.0, ge=0.0)
@@ -108,10 +108,10 @@ class FinetuneConfig(Section):
     """
 
     steps: int = Field(default=300, ge=1)
-    rows: int = Field(default=2, ge=1)
+    rows: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0.0)
     l2_sp: float = Field(default=0.01, ge=0.0)
-    ewc: float = Field(default=0.01, ge=0.0)
+    ewc: float = Field(default=0.05, ge=0.0)
     gradient_clip: float = Field(default=12.0, gt=0.0)
     ema_decay: float = Field(default=0.98, ge=0.0, lt=1.0)
     weights: WeightsConfig = WeightsConfig()
