@@ -195,6 +195,10 @@ class DianetSection(_Frozen):
         if len(self.classes) == 1 or len({entry.key for entry in self.classes}) < len(self.classes):
             keys = ", ".join(entry.key for entry in self.classes)
             raise ValueError(f"expected two or more classes, each with a key of its own, got {keys}")
+        unknown = set(() if self.quality is None else self.quality.structures)
+        unknown -= {structure.key for structure in self.structures}
+        if unknown:
+            raise ValueError(f"expected quality of the structures alone, got {', '.join(sorted(unknown))}")
         correction = self.error_calibration
         if correction is not None and correction.classes != len(values) + 1:
             raise ValueError(

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
+from DIANetLib.acwi.quality import QualityCurve, QualityModel, VolumeRange
 from DIANetLib.bundle import list_bundles, load_bundle, read_metadata, search_paths
 from DIANetLib.bundle_schema import METADATA_SCHEMA_URL
 from DIANetLib.errors import BundleError, OutputError
@@ -72,6 +73,25 @@ def test_a_correction_of_the_error_probability_comes_back_and_fits_the_classes(t
     assert load_bundle(folder).error_calibration == correction
     with pytest.raises(ValueError, match="expected an error calibration of 3 classes, got 2"):
         section(error_calibration=ErrorCalibration((0.0, 0.5), (1.0, 0.75)))
+
+
+def test_an_estimate_of_quality_comes_back_and_fits_the_structures(tmp_path: Path) -> None:
+    curve = QualityCurve(-1.0, (0.5, 0.1), (1.0, 0.5), (-0.3, 0.2), VolumeRange(1.5, 0.2))
+    quality = QualityModel(("agreement", "typicality"), {"tail": curve}, samples=10, cases=12)
+    folder = write_bundle(tmp_path, quality=quality)
+    assert load_bundle(folder).quality == quality
+    assert load_bundle(write_bundle(tmp_path / "without")).quality is None
+
+    data = json.loads((folder / "configs/metadata.json").read_text())["dianet"]["quality"]
+    edit(folder, quality={**data, "structures": {"foot": data["structures"]["tail"]}})
+    with pytest.raises(BundleError, match="expected quality of the structures alone, got foot"):
+        load_bundle(folder)
+    edit(folder, quality={**data, "features": ["agreement"]})
+    with pytest.raises(BundleError, match="2 weights for 1 features"):
+        load_bundle(folder)
+    edit(folder, quality={**data, "features": ["luck", "typicality"]})
+    with pytest.raises(BundleError, match=r"quality\.features"):
+        load_bundle(folder)
 
 
 def test_a_bundle_has_the_files_of_a_monai_bundle(bundle: Path) -> None:
