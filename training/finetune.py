@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from training.data_folder import data_folder
 from training.finetune_bundle import ancestry_of, next_version, write_learned
 from training.finetune_cases import CorrectedCase, by_group, load_case_of
 from training.finetune_config import FinetuneConfig
-from training.finetune_fit import Material, estimate_fisher, learn
+from training.finetune_fit import Material, State, estimate_fisher, learn
 from training.finetune_judge import (
     CaseJudgement,
     Score,
@@ -215,18 +215,27 @@ class _Run:
     folder: Path
     device: torch.device
     stop: Callable[[], bool]
+    known: list[State] = field(default_factory=list)
 
     def fitted(self, cases: Sequence[CorrectedCase], name: str) -> dict[str, Tensor]:
         """Weights after a fit on some of the corrected cases."""
-        known = self.rehearsal.buffer or [case.case for case in cases]
-        fisher = partial(estimate_fisher, self.config, self.settings, self.start, known, self.device)
-        material = Material(
-            cases, self.rehearsal.buffer, self.start, fisher if self.settings.ewc > 0 else None
-        )
+        fisher = partial(self.fisher, cases) if self.settings.ewc > 0 else None
+        material = Material(cases, self.rehearsal.buffer, self.start, fisher)
         path = self.folder / f"{name}.pt"
         return learn(
             self.config, self.settings, material, path, self.device, title=f"fit {name}", stop=self.stop
         )
+
+    def fisher(self, cases: Sequence[CorrectedCase]) -> State:
+        """Fisher information on the buffer, the same for every fit; on the corrected cases without one."""
+        buffer = self.rehearsal.buffer
+        if buffer and self.known:
+            return self.known[0]
+        images = buffer or [case.case for case in cases]
+        found = estimate_fisher(self.config, self.settings, self.start, images, self.device)
+        if buffer:
+            self.known.append(found)
+        return found
 
     def parts(self) -> list[_Part]:
         """The corrected cases in parts, each with a fit on the others."""
