@@ -87,8 +87,14 @@ def write_learned(
     old = table["figures"].get("old")
     if old is not None and rehearsal.unseen:
         figures |= {"cases": old["cases"], "dice": {"mean": old["after"], "n": old["cases"]}}
-    # The quality model was fitted on the parent's samples.
-    changes = {"temperature": temperature, "training": facts, "figures": figures, "quality": None}
+    changes = {
+        "temperature": temperature,
+        "training": facts,
+        "figures": figures,
+        # Both were fitted on the parent's samples.
+        "quality": None,
+        "error_calibration": None,
+    }
     sentence = (
         f"learned from {learned['images']} corrected images ({learned['voxels_changed']:,} voxels changed)"
         f" by {', '.join(learned['reviewers'])}"
@@ -170,8 +176,8 @@ def _card(
         )
         + f"\n- this version, from the corrections {', '.join(learned['corrections'])}",
         f"Rehearsed along: {len(learned['rehearsed'])} cases.",
-        "The estimate of quality is the closed form from calibrated probabilities: the parent's own was"
-        " fitted on its samples.",
+        "Expected Dice is the closed form from calibrated probabilities, and the error probability is not"
+        " corrected class by class: the parent's estimates were fitted on its samples.",
         f"## The card of version {model.version}",
     ]
     try:
