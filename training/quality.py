@@ -69,6 +69,7 @@ class QualityRequest:
         seed: of the samples and the corruptions.
         inner: corrupt only the first so many inner cases; None for all.
         held_out: corrupt only the first so many held-out cases; None for all.
+        middle: corrupt with the middle level of each kind alone.
         command: how this was called, for the record.
     """
 
@@ -82,6 +83,7 @@ class QualityRequest:
     seed: int = 0
     inner: int | None = None
     held_out: int | None = None
+    middle: bool = False
     command: str = ""
 
 
@@ -108,18 +110,18 @@ def quality(request: QualityRequest) -> dict[str, Any]:
     else:
         source = _of_folder(request, request.model, listed)
     engine, split = Segmenter(source.model, str(request.device)), source.split
-    folder = request.output / FOLDER
+    folder, corruptions = request.output / FOLDER, series(middle=request.middle)
 
     def told(names: Sequence[str], part: str, corrupted: int | None) -> list[Told]:
         known = [cases[name] for name in names if cases[name].labels is not None]
         most = len(known) if corrupted is None else corrupted
         rows: list[Told] = []
-        for group, corruptions in ((known[:most], series()), (known[most:], (Corruption(),))):
+        for group, chosen in ((known[:most], corruptions), (known[most:], (Corruption(),))):
             rows += run_cases(
                 engine,
                 config,
                 group,
-                corruptions,
+                chosen,
                 folder / part,
                 samples=request.samples,
                 seed=request.seed,
@@ -152,7 +154,7 @@ def quality(request: QualityRequest) -> dict[str, Any]:
             "held_out": list(split.held_out),
             "corrupted_inner": len(split.inner) if request.inner is None else request.inner,
             "corrupted_held_out": len(split.held_out) if request.held_out is None else request.held_out,
-            "levels": {kind: list(levels) for kind, levels in LEVELS.items()},
+            "levels": {k: [one.level for one in corruptions if one.kind == k] for k in LEVELS},
             "quality": as_json(model_fitted),
             "inner_cross_validated": again,
             "held_out_judged": judgements(judged),

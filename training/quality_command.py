@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments import count, parse_setting
+from training.card_quality import SERIES_FIGURES
 
 _MODEL_HELP = "a model folder in place of a fit; --output is then any folder"
 _STORE_HELP = "put the estimate into the model folder: metadata and card change, the weights do not"
@@ -22,6 +23,7 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=count, default=10, metavar="T", help="stochastic passes, 2 or more (default: 10)")
     add("--seed", type=count, default=0, metavar="N", help="of samples and corruptions (default: 0)")
     add("--inner", type=count, metavar="N", help="corrupt only the first N inner cases (default: all)")
+    add("--middle", action="store_true", help="only the middle level of each kind of corruption")
     add("--held-out", type=count, metavar="N", help="corrupt only the first N held-out cases (default: all)")
 
 
@@ -52,6 +54,7 @@ def quality_command(options: argparse.Namespace) -> None:
             seed=options.seed,
             inner=options.inner,
             held_out=options.held_out,
+            middle=options.middle,
             command=options.command_line,
         )
     )
@@ -65,7 +68,7 @@ def quality_command(options: argparse.Namespace) -> None:
 def quality_lines(summary: Mapping[str, Any]) -> list[str]:
     """What a summary says, a line each: judged on inner cases left out, and on held-out ones."""
     lines = [
-        f"{'':34} {'n':>5} {'Dice':>6} {'exp.':>6} {'error':>6} {'Spearman':>8} {'cover':>6} {'width':>6}"
+        f"{'':38} {'n':>5} {'Dice':>6} {'exp.':>6} {'error':>6} {'Spearman':>8} {'cover':>6} {'width':>6}"
     ]
     for title, key in (
         ("inner, cross-validated", "inner_cross_validated"),
@@ -76,6 +79,8 @@ def quality_lines(summary: Mapping[str, Any]) -> list[str]:
             lines.append(_line(f"{title}, {name}", judged[part]["all"]))
             lines += [_line(f"  {key}", found) for key, found in judged[part]["structures"].items()]
         lines += [_line(f"  {kind}", found) for kind, found in judged["kinds"].items()]
+        told = (f"{name.replace('_', ' ')} {_figure(judged['series'][name])}" for name in SERIES_FIGURES)
+        lines.append(f"  {title}, series: {', '.join(told)}")
     missed = summary["not_found"]
     lines.append(f"not found: {missed['inner']} of inner runs, {missed['held_out']} of held-out runs")
     return lines
@@ -83,9 +88,12 @@ def quality_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def _line(name: str, part: Mapping[str, Any] | None) -> str:
     if part is None:
-        return f"{name:34}     0"
-    spearman = "-" if part["spearman"] is None else f"{part['spearman']:.3f}"
+        return f"{name:38}     0"
     return (
-        f"{name:34} {part['rows']:5d} {part['dice']:6.3f} {part['expected']:6.3f} {part['error']:6.3f}"
-        f" {spearman:>8} {part['coverage']:6.3f} {part['width']:6.3f}"
+        f"{name:38} {part['rows']:5d} {part['dice']:6.3f} {part['expected']:6.3f} {part['error']:6.3f}"
+        f" {_figure(part['spearman']):>8} {part['coverage']:6.3f} {part['width']:6.3f}"
     )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

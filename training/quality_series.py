@@ -55,9 +55,17 @@ class Corruption:
         return self.kind if self.kind == "none" else f"{self.kind} {self.level:g}"
 
 
-def series(levels: Mapping[Kind, tuple[float, ...]] = LEVELS) -> tuple[Corruption, ...]:
-    """All corruptions, the images as they are first."""
-    return tuple(Corruption(kind, level) for kind, all_levels in levels.items() for level in all_levels)
+def series(*, middle: bool = False) -> tuple[Corruption, ...]:
+    """All corruptions, the images as they are first.
+
+    Args:
+        middle: only the middle level of each kind, for models that take long.
+    """
+    return tuple(
+        Corruption(kind, level)
+        for kind, levels in LEVELS.items()
+        for level in (levels[len(levels) // 2 :][:1] if middle else levels)
+    )
 
 
 def corrupted(volume: Volume, corruption: Corruption, seed: int) -> Volume:

@@ -8,13 +8,14 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.stats import spearmanr
 
 from DIANetLib.acwi.quality import QualityCurve, QualityFeatures, QualityModel, VolumeRange, logistic
 from DIANetLib.errors import InputError
 from DIANetLib.volume import Geometry, Volume
 from training import quality_fit
 from training.quality_fit import cross_validated, fit_quality, usual_volumes
-from training.quality_judge import judge, judged_rows, judgements, not_found
+from training.quality_judge import judge, judged_rows, judgements, not_found, series_figures
 from training.quality_runs import Told
 from training.quality_series import LEVELS, Corruption, corrupted, series
 
@@ -48,6 +49,8 @@ def image(shape=(20, 22, 24)) -> Volume:
 def test_the_series_holds_every_level_once_and_begins_with_the_images_as_they_are():
     assert series()[0] == Corruption("none", 0.0)
     assert len({str(one) for one in series()}) == sum(len(levels) for levels in LEVELS.values())
+    middle = {str(one) for one in series(middle=True)}
+    assert middle == {"none", "noise 0.2", "bias 0.6", "blur 1.5", "gamma 2", "resolution 0.4"}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in LEVELS if kind != "none"])
@@ -152,6 +155,35 @@ def test_figures_by_hand():
     assert found.width == pytest.approx(0.2)
     assert found.error == pytest.approx((0.05 + 0.15 + 0.05) / 3)
     assert found.spearman == pytest.approx(0.5)
+
+
+def test_over_a_series_cases_are_compared_with_their_own_copies():
+    curve = QualityCurve(0.0, (1.0,), (0.0, 0.0), (-0.1, 0.1))
+    model = QualityModel(("agreement",), {"head": curve})
+    # Two cases of different quality; the copies of each are in order, and one of them is below 0.7.
+    rows = [
+        row(0, 0.8, agreement=0.8),
+        row(0, 0.75, agreement=0.7, kind="blur"),
+        row(0, 0.5, agreement=0.5, kind="noise"),
+        row(1, 0.95, agreement=0.75),
+        row(1, 0.9, agreement=0.65, kind="blur"),
+        row(1, 0.85, agreement=0.4, kind="noise"),
+        row(2, 0.1, agreement=0.99),  # no copies: left out
+    ]
+    found = series_figures(judged_rows([(one, model) for one in rows]))
+    assert found["within_cases"] == pytest.approx(1.0)
+    # Means of the levels are 0.875, 0.825 and 0.675, two rows each.
+    true, means = [0.8, 0.75, 0.5, 0.95, 0.9, 0.85], [5, 3, 1, 5, 3, 1]
+    assert found["known_corruption"] == pytest.approx(spearmanr(true, means).statistic)
+    assert found["auroc_red"] == pytest.approx(4 / 5)  # of five good rows, one has a lower estimate
+
+
+def test_a_series_of_one_quality_has_no_such_figures():
+    curve = QualityCurve(0.0, (1.0,), (0.0, 0.0), (-0.1, 0.1))
+    model = QualityModel(("agreement",), {"head": curve})
+    rows = [row(0, 0.9), row(0, 0.9, kind="blur"), row(0, 0.9, kind="noise")]
+    found = series_figures(judged_rows([(one, model) for one in rows]))
+    assert found == {"within_cases": None, "known_corruption": None, "auroc_red": None}
 
 
 def test_figures_tell_cases_as_they_are_from_corrupted_ones():
