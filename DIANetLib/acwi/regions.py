@@ -151,6 +151,8 @@ def _region(row: Any) -> Region:
             raise ValueError("a point needs three coordinates")
         if not all(math.isfinite(v) for v in (*numbers.values(), *itertools.chain(*points.values()))):
             raise ValueError("a number is not finite")
+        if int(row["rank"]) < 1:
+            raise ValueError(f"the rank is {row['rank']}, expected 1 or more")
         said = {n: str(row.get(n) or "") for n in _SINCE_2}
         if said["changed"] and datetime.fromisoformat(said["changed"]).tzinfo is None:
             raise ValueError(f"the time {said['changed']} has no offset from UTC")

@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -50,6 +51,8 @@ REGIONS = "regions.json"
 # Shared by the boxes of one place found twice, as a part of what they cover together. Boxes of neighbours
 # along a boundary share less; a place that shrinks by an eighth along each edge still shares more.
 _SAME_PLACE = 1 / 3
+_PARTIAL = ".partial"
+_ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,8 @@ def _file(path: str | os.PathLike[str]) -> Path:
 def _replace_text(file: Path, text: str) -> None:
     temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
+        _sweep(file)
+        handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=_PARTIAL, dir=file.parent)
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)
             stream.flush()
@@ -246,14 +250,24 @@ def _replace_text(file: Path, text: str) -> None:
         os.umask(mask)
         os.chmod(temporary, file.stat().st_mode & 0o777 if file.exists() else 0o666 & ~mask)
         os.replace(temporary, file)
+        temporary = None
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise OutputError(
             f"The worklist {file} cannot be written: {error.strerror or error}.",
             remedy="Make the folder writable or make room on the disk; the earlier list is as it was.",
         ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _sweep(file: Path) -> None:
+    """Remove what a process left behind that was killed while it wrote; another one may be writing now."""
+    for left in file.parent.glob(f".{file.name}.*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
 
 
 def _shared(one: Region, other: Region) -> float:

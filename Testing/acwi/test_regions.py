@@ -153,6 +153,7 @@ def test_a_reviewers_name_may_hold_commas_quotes_and_other_letters() -> None:
     [
         ({"changed": "yesterday"}, "cannot be read: Invalid isoformat string"),
         ({"changed": "2026-03-04T12:30:00"}, "the time 2026-03-04T12:30:00 has no offset from UTC"),
+        ({"rank": 0}, "the rank is 0, expected 1 or more"),
         ({"peak": float("nan")}, "a number is not finite"),
         ({"centre": [0.0, float("inf"), 0.0]}, "a number is not finite"),
     ],

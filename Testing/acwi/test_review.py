@@ -171,7 +171,9 @@ def test_a_shell_is_cut_into_places_of_bounded_extent_and_nothing_large_is_lost(
     z, y, x = np.meshgrid(*axes, indexing="ij")
     radius = np.sqrt(z**2 + y**2 + x**2)
     error = 0.5 * np.exp(-((radius - 20) ** 2))
-    regions = find(error, (radius < 20).astype(np.uint8), geometry(shape, spacing), threshold=0.3, maximum=1000)
+    regions = find(
+        error, (radius < 20).astype(np.uint8), geometry(shape, spacing), threshold=0.3, maximum=1000
+    )
     extents = np.array([np.subtract(region.hi, region.lo) - spacing for region in regions])
     assert extents.max() <= 15.0 + 1e-3
     # A disc of 15 mm covers 177 of the 5027 mm2: 28 at the very least, and a cover wastes about half.

@@ -202,6 +202,46 @@ def test_a_failed_save_leaves_the_earlier_list_and_nothing_else(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_stopping_at_any_step_leaves_the_earlier_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    save_worklist(tmp_path, worklist(1.0))
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, step, stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_worklist(tmp_path, worklist(2.0, 1.0))
+    assert load_worklist(tmp_path) == worklist(1.0)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_process_left_behind_goes_with_the_next_save(tmp_path: Path) -> None:
+    left, busy = tmp_path / ".regions.json.abc.partial", tmp_path / ".regions.json.def.partial"
+    for file in (left, busy):
+        file.write_text("{", encoding="utf-8")
+    os.utime(left, (1e9, 1e9))
+    save_worklist(tmp_path, worklist(1.0))
+    assert not left.exists()
+    assert busy.exists()  # another process may be writing it
+
+
+def test_a_read_only_folder_gets_a_sentence_and_keeps_its_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_worklist(tmp_path, worklist(1.0))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("DIANetLib.acwi.worklist.tempfile.mkstemp", refuse)
+    with pytest.raises(OutputError, match=r"cannot be written: Permission denied\. Make the folder writable"):
+        save_worklist(tmp_path, worklist(2.0, 1.0))
+    assert load_worklist(tmp_path) == worklist(1.0)
+
+
 def test_files_that_cannot_be_used_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no worklist .*regions\.json\. Segment the image first"):
         load_worklist(tmp_path)
