@@ -73,7 +73,7 @@ class JudgingConfig(Section):
     folds: int = Field(default=3, ge=2)
     tolerance_new: float = Field(default=0.005, ge=0.0, le=1.0)
     tolerance_whole: float = Field(default=0.1, ge=0.0, le=1.0)
-    tolerance_old: float = Field(default=0.01, ge=0.0, le=1.0)
+    tolerance_old: float = Field(default=0.005, ge=0.0, le=1.0)
     shares: tuple[float, ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
     samples: int = Field(default=4, ge=0)
 
