@@ -129,7 +129,7 @@ def arms_of(config: TrainingConfig) -> dict[str, Arm]:
             "N10: reconstruction beside segmentation",
             block("reconstruction"),
             {},
-            _dump(config.tasks.reconstruction) or {"weight": 0.5, "sigma": [0.1, 0.5], "share": 0.5},
+            _dump(config.tasks.reconstruction) or {"weight": 0.2, "sigma": [0.1, 0.5], "share": 0.15},
         ),
         Arm("fusion", "N2: stems and fusion of modalities", block("modality_fusion"), {}),
     ]
