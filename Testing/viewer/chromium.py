@@ -121,18 +121,45 @@ class Chromium:
     def _click(self, element: str, at: float = 0.5) -> None:
         self.wait(f"!!{element}")
         self.js(f"{element}.scrollIntoView({{block: 'nearest'}})")
-        where = f"(r => [r.x, r.y, r.width, r.height])({element}.getBoundingClientRect())"
         before = None
-        while before != (place := self.js(where)):  # lists unfold, and what moves cannot be hit
+        while before != (place := self._place(element)):  # lists unfold, and what moves cannot be hit
             before = place
             time.sleep(0.1)
         x, y, width, height = place
         self._press(x + at * width, y + height / 2)
 
+    def _place(self, element: str) -> list[float]:
+        """Left, top, width and height on the page."""
+        return self.js(f"(r => [r.x, r.y, r.width, r.height])({element}.getBoundingClientRect())")
+
     def _press(self, x: float, y: float) -> None:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             button = "none" if kind == "mouseMoved" else "left"
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
+
+    def drag(self, selector: str, button: str, by: tuple[float, float]) -> None:
+        """Drag from an element's middle with a button held down."""
+        x, y, width, height = self._place(f"document.querySelector({selector!r})")
+        x, y = x + width / 2, y + height / 2
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        for kind, share in (
+            ("Pressed", 0.0),
+            ("Moved", 0.3),
+            ("Moved", 0.6),
+            ("Moved", 1.0),
+            ("Released", 1.0),
+        ):
+            at = {"x": x + share * by[0], "y": y + share * by[1]}
+            held = {"left": 1, "right": 2, "middle": 4}[button]
+            self.call(
+                "Input.dispatchMouseEvent",
+                type=f"mouse{kind}",
+                button=button,
+                buttons=held,
+                clickCount=1,
+                **at,
+            )
+            time.sleep(0.1)  # as slowly as a hand: the page sends moves at most every 10 ms
 
     def key(self, letter: str) -> None:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=letter, text=letter)
@@ -151,10 +178,7 @@ class Chromium:
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         image = Image.open(io.BytesIO(data)).convert("RGB")
         if selector is not None:
-            x, y, width, height = self.js(
-                "(r => [r.x, r.y, r.width, r.height])"
-                f"(document.querySelector({selector!r}).getBoundingClientRect())"
-            )
+            x, y, width, height = self._place(f"document.querySelector({selector!r})")
             image = image.crop((round(x), round(y), round(x + width), round(y + height)))
         if path is not None:
             image.save(path)

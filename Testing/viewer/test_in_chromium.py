@@ -146,6 +146,13 @@ def test_the_slider_of_a_view_moves_its_slice(page):
     page.wait(f"{shown_mm('Axial')} > 20")
 
 
+def test_dragging_zooms_and_moves_slices_and_turns_the_3d_view(page):
+    for view, button in (("Red", "right"), ("Green", "middle"), ("ThreeD", "left")):
+        before = still(page)
+        page.drag(f".dn-view-{view}", button, (50, 70))
+        wait_for_change(page, before, f"{button} in {view}")
+
+
 def test_what_is_said_of_regions_is_in_the_folder_and_there_after_a_reload(page, folder, running):
     for rank, state in ((1, "accepted"), (2, "corrected"), (3, "skipped")):
         page.click(f".dn-region-{rank}")
