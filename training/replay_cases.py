@@ -31,7 +31,7 @@ from training.progress import track
 from training.summary import write_json
 from training.trial import PlainDIANet, Trial, TrialModel, named_volumes
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
