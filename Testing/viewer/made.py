@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from DIANetLib.acwi.review import Region
 from DIANetLib.formats.image import read_volume, write_volume
 from DIANetLib.formats.output_folder import write_output
 from DIANetLib.inference.prediction import InnerMaps, ModelRef, PathMap, Prediction
@@ -29,18 +30,38 @@ def distance(centre) -> np.ndarray:
     return np.linalg.norm(GEOMETRY.index_to_world(np.stack([i, j, k], axis=-1)) - centre, axis=-1)
 
 
+#: Centre (LPS mm), peak and structure of each place that is uncertain, the most uncertain first.
+PLACES = (
+    ((31.0, 0.0, 5.0), 0.9, "head_left"),
+    ((20.0, 0.0, 16.0), 0.7, "head_left"),
+    ((-31.0, -8.0, -10.0), 0.6, "head_right"),
+    ((-20.0, 4.0, -10.0), 0.5, "head_right"),
+)
+
+
 def error_probability() -> np.ndarray:
-    """Blobs of different height on the surfaces, so that there are four regions in a certain order."""
-    blobs = [
-        ((31.0, 0.0, 5.0), 0.9),
-        ((20.0, 0.0, 16.0), 0.7),
-        ((-31.0, -8.0, -10.0), 0.6),
-        ((-20, 4, -10), 0.5),
-    ]
+    """A blob at each place."""
     error = np.zeros(GEOMETRY.shape, np.float32)
-    for centre, height in blobs:
-        error = np.maximum(error, height * np.exp(-((distance(centre) / 6.0) ** 2)).astype(np.float32))
+    for centre, peak, _ in PLACES:
+        error = np.maximum(error, peak * np.exp(-((distance(centre) / 6.0) ** 2)).astype(np.float32))
     return error
+
+
+def regions() -> tuple[Region, ...]:
+    """A list that does not depend on how regions are found."""
+    return tuple(
+        Region(
+            rank=rank,
+            structures=(key,),
+            centre=centre,
+            lo=tuple(x - 6.0 for x in centre),
+            hi=tuple(x + 6.0 for x in centre),
+            volume_mm3=900.0,
+            expected_error_mm3=round(500.0 * peak, 3),
+            peak=peak,
+        )
+        for rank, (centre, peak, key) in enumerate(PLACES, start=1)
+    )
 
 
 def image_array() -> np.ndarray:
@@ -99,4 +120,6 @@ def write_case(folder: Path) -> Path:
     saliency = Volume(image_array() * attention.array, GEOMETRY)
     path = PathMap(made.labels, ("coarse", "fine"))
     inner = InnerMaps(attention={"attention": attention, "saliency": saliency}, path=path)
-    return write_output(made, relevance, [volume], folder / "result", inner=inner).directory
+    return write_output(
+        made, relevance, [volume], folder / "result", inner=inner, regions=regions()
+    ).directory
