@@ -8,6 +8,7 @@ from typing import Any
 
 #: Figures over a series of corruptions, see `training.quality_judge.series_figures`.
 SERIES_FIGURES = ("within_cases", "known_corruption", "auroc_red")
+_FEW = 6  # structures that get a row over the series too; the metadata have them all
 #: Heading by which the section is found again.
 HEADING = "## How well it knows how good it is"
 
@@ -26,7 +27,8 @@ def quality_section(summary: Mapping[str, Any]) -> str:
     rows.append(_row("**held-out cases as they are**", clean["all"]))
     rows += [_row(key, part) for key, part in clean["structures"].items()]
     rows.append(_row("**cases with corrupted copies, as they are and corrupted**", series["all"]))
-    rows += [_row(key, part) for key, part in series["structures"].items()]
+    if len(series["structures"]) <= _FEW:
+        rows += [_row(key, part) for key, part in series["structures"].items()]
     rows += [_row(f"{kind} alone", part) for kind, part in judged["kinds"].items() if kind != "none"]
     missed = summary["not_found"]["held_out"]
     kinds = "noise, bias field, blur, gamma, lower resolution"
