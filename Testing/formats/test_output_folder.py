@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from DIANetLib.acwi.review import find_regions, regions_from_csv, regions_from_json
+from DIANetLib.acwi.worklist import load_worklist, save_worklist
 from DIANetLib.errors import InputError, OutputError
 from DIANetLib.formats import output_folder, staging
 from DIANetLib.formats.image import read_labels, read_volume
@@ -211,6 +212,17 @@ def test_regions_are_found_where_none_are_given_and_written_twice(case, tmp_path
     assert json.loads(paths.result.read_text(encoding="utf-8"))["low_confidence_regions"] == len(found)
     given = write_output(case.prediction, {}, [case.image], tmp_path / "given", regions=found[:1])
     assert regions_from_json(given.regions_json.read_text(encoding="utf-8")) == found[:1]
+
+
+def test_states_are_kept_in_the_folder_and_do_not_stop_it_from_being_replaced(case, tmp_path):
+    folder = tmp_path / "out"
+    paths = write_output(case.prediction, case.gradcam, [case.image], folder)
+    judged = load_worklist(folder).with_state(1, "accepted", reviewer="Ada")
+    save_worklist(folder, judged)
+    assert load_worklist(folder) == judged
+    assert regions_from_csv(paths.regions_csv.read_text(encoding="utf-8")) == judged.regions
+    write_output(case.prediction, case.gradcam, [case.image], folder, overwrite=True)
+    assert load_worklist(folder).progress().judged == 0
 
 
 def test_negligible_values_are_written_as_zero(case, tmp_path):
