@@ -51,7 +51,7 @@ class RehearsalConfig(Section):
     """
 
     cases: int = Field(default=32, ge=1)
-    rows: int = Field(default=1, ge=1)
+    rows: int = Field(default=2, ge=1)
     judged: int = Field(default=16, ge=2)
 
 
@@ -107,11 +107,11 @@ class FinetuneConfig(Section):
         seed: of everything random.
     """
 
-    steps: int = Field(default=300, ge=1)
-    rows: int = Field(default=1, ge=1)
+    steps: int = Field(default=600, ge=1)
+    rows: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0.0)
     l2_sp: float = Field(default=0.01, ge=0.0)
-    ewc: float = Field(default=0.05, ge=0.0)
+    ewc: float = Field(default=0.01, ge=0.0)
     gradient_clip: float = Field(default=12.0, gt=0.0)
     ema_decay: float = Field(default=0.98, ge=0.0, lt=1.0)
     weights: WeightsConfig = WeightsConfig()
