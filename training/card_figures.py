@@ -56,6 +56,9 @@ def _segmentation(summary: Mapping[str, Any]) -> list[str]:
         dice = f"{_number(part['dice']['mean'], 4)} ± {_number(part['dice']['sd'], 4)}"
         hd95, nsd = _number(part["hd95_mm"]["mean"], 2), _number(part["nsd_1mm"]["mean"], 4)
         rows.append((key, dice, _interval(part["dice"]), hd95, nsd))
+    explained = dict(_EXPLAINED)
+    if summary.get("error_calibration"):
+        explained["ece"] += " and correction by class"
     judged = [
         (
             text,
@@ -63,7 +66,7 @@ def _segmentation(summary: Mapping[str, Any]) -> list[str]:
             _interval(figures[name]),
             _number(summary["pooled"].get(name), 4),
         )
-        for name, text in _EXPLAINED.items()
+        for name, text in explained.items()
         if name in figures
     ]
     return [
