@@ -6,7 +6,6 @@ The checks of `verify_weights` need no torch, so that listing models stays fast.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +14,7 @@ import pydantic
 
 from DIANetLib.bundle_schema import DianetSection
 from DIANetLib.errors import BundleError, DIANetError
+from DIANetLib.hashes import file_sha256
 from DIANetLib.model_folders import ATLAS, METADATA, REINSTALL, WEIGHTS, first_line
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def verify_weights(path: Path, section: DianetSection, *, hashed: bool = True) -
         raise BundleError(
             f"{file} is truncated: it has {size:,} bytes, expected {section.size_bytes:,}.", remedy=REINSTALL
         )
-    if size > section.size_bytes or (hashed and _sha256(file) != section.sha256):
+    if size > section.size_bytes or (hashed and file_sha256(file) != section.sha256):
         raise BundleError(
             f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
             f" one in {METADATA}.",
@@ -115,7 +115,7 @@ def load_atlas(path: Path, section: DianetSection) -> torch.Tensor | None:
     file = path / ATLAS
     if not file.is_file():
         raise BundleError(f"The model folder {path} is incomplete: {ATLAS} is missing.", remedy=REINSTALL)
-    if file.stat().st_size != section.atlas.size_bytes or _sha256(file) != section.atlas.sha256:
+    if file.stat().st_size != section.atlas.size_bytes or file_sha256(file) != section.atlas.sha256:
         raise BundleError(
             f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
             f" one in {METADATA}.",
@@ -181,14 +181,6 @@ def check_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {shape}"
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def parsed(parse: Callable[[], _Parsed], path: Path, prefix: str) -> _Parsed:

@@ -11,10 +11,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from DIANetLib.errors import Cancelled, DIANetError, optional_import
-from training.arguments import count, parse_setting, positive
+from training.arguments import configured, count, parse_setting, positive
 from training.finetune_command import add_finetune, add_learning_loop, finetune, learning_loop
 from training.quality_command import add_quality, quality_command
 
@@ -46,7 +45,7 @@ def _fit(options: argparse.Namespace) -> None:
     from training.fit import run_fit
 
     run_fit(
-        _config(options),
+        configured(options),
         options.data,
         options.output,
         device=options.device,
@@ -65,7 +64,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate
     from training.printed import print_summary
 
-    config, other = _config(options), options.elsewhere
+    config, other = configured(options), options.elsewhere
     summary = evaluate(
         config,
         data_folder(config.data, options.data, download=False),
@@ -91,7 +90,7 @@ def _pool(options: argparse.Namespace) -> None:
     from training.printed import print_summary
 
     summary = pool(
-        _config(options),
+        configured(options),
         options.folders,
         options.output,
         against=options.against,
@@ -106,7 +105,7 @@ def _export(options: argparse.Namespace) -> None:
     from training.distributed import single_device
     from training.export import export
 
-    config = _config(options)
+    config = configured(options)
     bundle = export(
         config,
         data_folder(config.data, options.data, download=False),
@@ -131,7 +130,7 @@ def _ablate(options: argparse.Namespace) -> None:
     from training.ablate import Budget, ablate
 
     report = ablate(
-        _config(options),
+        configured(options),
         options.data,
         options.output,
         Budget(options.steps, options.warm_up, options.start_from, options.seeds),
@@ -151,7 +150,7 @@ def _replay(options: argparse.Namespace) -> None:
     from training.replay import replay, replay_lines
     from training.replay_regions import ReviewSettings
 
-    config = _config(options)
+    config = configured(options)
     summary = replay(
         config,
         data_folder(config.data, options.data, download=False),
@@ -169,12 +168,6 @@ def _replay(options: argparse.Namespace) -> None:
     )
     print("\n".join(replay_lines(summary)))
     print(f"written: {options.output / 'replay'}")
-
-
-def _config(options: argparse.Namespace) -> Any:
-    from training.config import load_config
-
-    return load_config(options.config, dict(parse_setting(text) for text in options.set))
 
 
 def _parser() -> argparse.ArgumentParser:

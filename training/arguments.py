@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from DIANetLib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -24,6 +27,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of the setting '{text}' is no valid YAML.") from error
+
+
+def configured(options: argparse.Namespace) -> TrainingConfig:
+    """The configuration that the arguments `config` and `--set` describe."""
+    from training.config import load_config
+
+    return load_config(options.config, dict(parse_setting(text) for text in options.set))
 
 
 def count(text: str) -> int:

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from DIANetLib.errors import optional_import
-from training.arguments import count, parse_setting, positive
+from training.arguments import configured, count, parse_setting, positive
 
 _REHEARSE_HELP = "cases of the model's own data, fitted along so that they are not forgotten"
 _REHEARSE_AS_HELP = (
@@ -92,13 +92,12 @@ def learning_loop(options: argparse.Namespace) -> None:
     """Divide a data set, or measure what a model that was fitted on a part of it learns from the rest."""
     optional_import("tqdm", feature="fitting", extra="train", version=">=4.66")
     from DIANetLib.bundle import load_bundle
-    from training.config import load_config
     from training.distributed import single_device
     from training.finetune_config import load_finetune_config
     from training.learning_loop import Loop, run_loop
     from training.learning_site import divide
 
-    config = load_config(options.config, dict(parse_setting(text) for text in options.set))
+    config = configured(options)
     folders = divide(
         options.data, config.data, options.output, voxels=options.voxels, sequence=options.sequence
     )

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from DIANetLib.acwi.quality import QualityModel
-from DIANetLib.bundle import LoadedModel, load_bundle
+from DIANetLib.bundle import LoadedModel
 from DIANetLib.errors import InputError
 from DIANetLib.inference.engine import Model, Segmenter
 from training.config import TrainingConfig
@@ -38,6 +38,7 @@ from training.quality_runs import Told, run_cases
 from training.quality_series import LEVELS, Corruption, series
 from training.summary import finite, write_json, write_table
 from training.trial import TrialModel
+from training.unseen import check_unseen, load_model_of
 
 FORMAT = "dianet-quality"
 FORMAT_VERSION = 1
@@ -242,22 +243,11 @@ def _of_fit(request: QualityRequest, cases: list[Case]) -> _Source:
 
 
 def _of_folder(request: QualityRequest, folder: Path, cases: list[Case]) -> _Source:
-    config, found = request.config, load_bundle(folder)
-    expected, got = [part.key for part in config.data.structures], [s.key for s in found.structures]
-    if expected != got:
-        raise InputError(
-            f"expected a model with the structures of {config.name!r} ({', '.join(expected)}), got"
-            f" {found.name!r} with {', '.join(got) or 'none'}."
-        )
+    config = request.config
+    found = load_model_of(config, folder)
     facts = found.metadata.dianet.training
     fold = int(facts.get("fold", 0)) if request.fold is None else request.fold
-    split, known = split_cases(cases, config.data, fold), facts.get("held_out")
-    if known is not None and sorted(known) != sorted(split.held_out):
-        raise InputError(
-            f"the {len(split.held_out)} held-out cases of fold {fold} of {request.data} are not the"
-            f" {len(known)} that the model {found.name!r} names as held out, so that cases which it was"
-            " fitted on could be taken for unseen ones.",
-            remedy="Give the data and the fold that it was fitted with.",
-        )
+    split = split_cases(cases, config.data, fold)
+    check_unseen(found, split, fold, request.data)
     model = _Whole(found.metadata, found.path, found.sha256)
     return _Source(model, found.sha256, fold, split)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.arguments import count, parse_setting
+from training.arguments import configured, count
 from training.card_quality import SERIES_FIGURES
 
 _MODEL_HELP = "a model folder in place of a fit; --output is then any folder"
@@ -30,7 +30,6 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
 def quality_command(options: argparse.Namespace) -> None:
     """Fit the Dice to be expected without a reference, and judge it."""
     from DIANetLib.errors import InputError
-    from training.config import load_config
     from training.data_folder import data_folder
     from training.distributed import single_device
     from training.quality import FOLDER, QualityRequest, quality
@@ -41,7 +40,7 @@ def quality_command(options: argparse.Namespace) -> None:
             "--store puts an estimate into the folder that --model names, and there is none.",
             remedy="Give --model, or run `python -m training export`, which takes a fit's estimate along.",
         )
-    config = load_config(options.config, dict(parse_setting(text) for text in options.set))
+    config = configured(options)
     summary = quality(
         QualityRequest(
             config=config,

@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
-from DIANetLib.bundle import LoadedModel, load_bundle
-from DIANetLib.errors import InputError
+from DIANetLib.bundle import LoadedModel
 from DIANetLib.inference.engine import Model, Segmenter
 from DIANetLib.network import DIANet
 from DIANetLib.structures import Structure
@@ -30,6 +29,7 @@ from training.fitted import WeightsName, load_fitted
 from training.progress import track
 from training.summary import write_json
 from training.trial import PlainDIANet, Trial, TrialModel, named_volumes
+from training.unseen import check_unseen, load_model_of
 
 _FORMAT_VERSION = 2
 
@@ -108,22 +108,9 @@ def source_of_model(runs: Runs, folder: Path, fold: int) -> Source:
         BundleError: it cannot be used.
     """
     config, data = runs.config, runs.data
-    model = load_bundle(folder)
-    expected, got = [part.key for part in config.data.structures], [s.key for s in model.structures]
-    if expected != got:
-        raise InputError(
-            f"expected a model with the structures of {config.name!r} ({', '.join(expected)}), got"
-            f" {model.name!r} with {', '.join(got)}."
-        )
+    model = load_model_of(config, folder)
     cases, split = _split(config, data, fold)
-    known = model.metadata.dianet.training.get("held_out")
-    if known is not None and sorted(known) != sorted(split.held_out):
-        raise InputError(
-            f"the {len(split.held_out)} held-out cases of fold {fold} of {data} are not the {len(known)} that"
-            f" the model {model.name!r} names as held out, so cases that it was fitted on could be taken for"
-            " unseen ones.",
-            remedy="Give the data and the fold that it was fitted with.",
-        )
+    check_unseen(model, split, fold, data)
     network = model.network(runs.device)
     told = {"model": model.name, "version": model.version, "sha256": model.sha256, "fold": fold}
     correction = model.error_calibration

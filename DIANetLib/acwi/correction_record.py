@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from DIANetLib.acwi.regions import check_version
 from DIANetLib.errors import InputError
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.volume import Geometry, Volume
@@ -30,7 +31,8 @@ SCHEMA = "dianet.correction"
 SCHEMA_VERSION = 1
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SAME_GRID_MM = 1e-3  # NIfTI keeps positions as float32
+#: How far apart the corners of one grid may be: NIfTI keeps positions as float32.
+SAME_GRID_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ImageRef:
         """Whether a volume is this image: the same content, or the same voxels on the same grid."""
         if volume.sha256() == self.sha256:
             return True
-        same = self.geometry.same_grid(volume.geometry, _SAME_GRID_MM)
+        same = self.geometry.same_grid(volume.geometry, SAME_GRID_MM)
         return same and _voxels_hash(volume) == self.voxels_sha256
 
 
@@ -133,14 +135,7 @@ def read_record(directory: Path) -> Record:
         raise InputError(f"{path} cannot be read ({type(error).__name__}).") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise InputError(f'{path} is no record of a correction: expected "schema": "{SCHEMA}".')
-    version = document.get("schema_version")
-    if not isinstance(version, int) or version < 1:
-        raise InputError(f"{path} has schema version {version!r}, expected a whole number.")
-    if version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}.",
-            remedy="Update DIANet.",
-        )
+    check_version(document.get("schema_version"), SCHEMA_VERSION, str(path))
     try:
         record = _record(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -175,19 +170,6 @@ def check_time(text: str, what: str) -> datetime:
             " 2026-01-31T09:30:00+01:00."
         )
     return time
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _record(document: Mapping[str, Any]) -> Record:

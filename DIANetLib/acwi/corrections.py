@@ -34,10 +34,10 @@ import numpy.typing as npt
 from DIANetLib import __version__
 from DIANetLib.acwi.correction_record import (
     RECORD,
+    SAME_GRID_MM,
     ImageRef,
     Record,
     check_time,
-    file_hash,
     read_record,
     write_record,
 )
@@ -45,6 +45,7 @@ from DIANetLib.acwi.review import Region, regions_from_json, regions_to_json
 from DIANetLib.errors import InputError, OutputError
 from DIANetLib.formats.image import write_volume
 from DIANetLib.formats.segmentation import read_segmentation, write_segmentation
+from DIANetLib.hashes import file_sha256
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.structures import Structure, check_unique
 from DIANetLib.volume import Volume
@@ -62,7 +63,6 @@ BEFORE = "before.seg.nrrd"
 AFTER = "after.seg.nrrd"
 REGIONS = "regions.json"
 
-SAME_GRID_MM = 1e-3  # NIfTI keeps positions as float32
 _LONGEST = 60  # characters of each part of a folder's name
 
 
@@ -176,7 +176,7 @@ def write_correction(
             if file is not None:
                 write_volume(image, staging / file)
             references.append(ImageRef.of(image, file))
-        files = {written.name: file_hash(written) for written in sorted(staging.iterdir())}
+        files = {written.name: file_sha256(written) for written in sorted(staging.iterdir())}
         record = Record(
             model=model,
             images=tuple(references),
@@ -223,7 +223,7 @@ def read_correction(directory: Path) -> Correction:
                 f"The correction {directory} is incomplete: {name} is missing.",
                 remedy="Copy the whole folder again.",
             )
-        if file_hash(file) != expected:
+        if file_sha256(file) != expected:
             raise InputError(
                 f"The correction {directory} was changed since it was written: {name} has another hash than"
                 f" {RECORD} says.",

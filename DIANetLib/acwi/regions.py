@@ -26,6 +26,8 @@ Point = tuple[float, float, float]
 SCHEMA = "dianet.regions"
 SCHEMA_VERSION = 2  # 2 added `changed` and `reviewer`
 
+_LIST = "The list of regions"
+
 _SINCE_2 = ("changed", "reviewer")
 
 
@@ -85,7 +87,7 @@ def regions_from_json(text: str) -> tuple[Region, ...]:
         raise InputError(f"The list of regions is not valid JSON: {error}.") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise InputError(f'The JSON text is no list of regions: expected "schema": "{SCHEMA}".')
-    _check_version(document.get("schema_version"))
+    check_version(document.get("schema_version"), SCHEMA_VERSION, _LIST)
     rows = document.get("regions")
     if not isinstance(rows, list):
         raise InputError('The list of regions lacks its entry "regions".')
@@ -124,7 +126,7 @@ def regions_from_csv(text: str) -> tuple[Region, ...]:
     for line in lines[1:]:
         row = dict(zip(lines[0], line, strict=False))
         version = row.pop("schema_version", "")
-        _check_version(int(version) if version.isdigit() else version)
+        check_version(int(version) if version.isdigit() else version, SCHEMA_VERSION, _LIST)
         for name in ("centre", "lo", "hi"):
             row[name] = [row.pop(f"{name}_{axis}", None) for axis in "lps"]  # type: ignore[assignment]
         row["structures"] = row.get("structures", "").split()  # type: ignore[assignment]
@@ -162,11 +164,21 @@ def _region(row: Any) -> Region:
         raise InputError(f"The list of regions has an entry that cannot be read: {error}.") from error
 
 
-def _check_version(version: Any) -> None:
+def check_version(version: Any, newest: int, what: str) -> None:
+    """Raise unless a document's schema version is one that this program reads.
+
+    Args:
+        version: what the document says.
+        newest: the newest version that is read.
+        what: the document, as a sentence begins with it.
+
+    Raises:
+        InputError: it is no version, or a newer one.
+    """
     if not isinstance(version, int) or version < 1:
-        raise InputError(f"The list of regions has schema version {version!r}, expected a whole number.")
-    if version > SCHEMA_VERSION:
+        raise InputError(f"{what} has schema version {version!r}, expected a whole number.")
+    if version > newest:
         raise InputError(
-            f"The list of regions has schema version {version}, this program reads up to {SCHEMA_VERSION}.",
+            f"{what} has schema version {version}, this program reads up to {newest}.",
             remedy="Update DIANet.",
         )
