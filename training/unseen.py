@@ -23,7 +23,8 @@ def load_model_of(config: TrainingConfig, folder: Path) -> LoadedModel:
     if expected != got:
         raise InputError(
             f"expected a model with the structures of {config.name!r} ({', '.join(expected)}), got"
-            f" {model.name!r} with {', '.join(got) or 'none'}."
+            f" {model.name!r} with {', '.join(got) or 'none'}.",
+            remedy="Give the configuration that the model was fitted with, or another --model.",
         )
     return model
 
