@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from DIANetLib.acwi.pooling import PooledFeatures
 from DIANetLib.errors import DIANetError
 
 # Rows of this many values per thread stay in the second-level cache and are still above the size (32768)
@@ -46,6 +47,7 @@ class UncertaintyMaps:
         samples: number of samples, T.
         overlaps: (K, T, T) voxels that two samples both give a class (`DIANetLib.acwi.agreement`), int64 on
             the CPU; None for less than two samples.
+        pooled: what the encoder saw, pooled over the image; None where nobody asked for it.
     """
 
     mean_probability: Tensor
@@ -56,6 +58,7 @@ class UncertaintyMaps:
     heteroscedastic: Tensor | None
     samples: int
     overlaps: Tensor | None = None
+    pooled: PooledFeatures | None = None
 
 
 def entropy(probabilities: Tensor, dim: int = 0) -> Tensor:

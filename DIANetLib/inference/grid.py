@@ -49,6 +49,7 @@ class GridRun:
         samples: T; 0 is one plain pass.
         seed: Seed of the run.
         first_window: Number of the first window, part of its samples' seeds.
+        pooled: Also pool what the encoder saw.
 
     Attributes:
         plan: Device, window and batch; what is left of them after the run.
@@ -66,10 +67,12 @@ class GridRun:
         samples: int,
         seed: int = 0,
         first_window: int = 0,
+        pooled: bool = False,
     ) -> None:
         self.model, self.image = model, torch.from_numpy(image)
         self.available = None if available is None or all(available) else torch.tensor([list(available)])
         self.samples, self.seed, self.first_window = samples, seed, first_window
+        self.pooled = pooled
         self.config: NetworkConfig = model.network(device).config
         self.warnings: list[str] = []
         self.plan = self._planned(device)
@@ -132,6 +135,7 @@ class GridRun:
             valid=None if window.size == window.padded else window.valid[1 if flat else 0 :],
             counted=None if window.counted is None else window.counted[1 if flat else 0 :],
             on_samples=on_samples,
+            pooled=self.pooled,
         )
         return _on_cpu(maps, flat)
 
@@ -208,4 +212,5 @@ def _on_cpu(maps: UncertaintyMaps, flat: bool) -> UncertaintyMaps:
         heteroscedastic=None if maps.heteroscedastic is None else moved(maps.heteroscedastic, 0),
         samples=maps.samples,
         overlaps=maps.overlaps,
+        pooled=maps.pooled,
     )

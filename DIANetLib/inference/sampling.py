@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from DIANetLib.acwi.agreement import RunningOverlaps
+from DIANetLib.acwi.pooling import pool
 from DIANetLib.acwi.uncertainty import RunningUncertainty, UncertaintyMaps
 from DIANetLib.errors import InputError
 from DIANetLib.network import DIANet, SegmentationOutput
@@ -62,6 +63,7 @@ def sample_window(
     valid: tuple[slice, ...] | None = None,
     counted: tuple[slice, ...] | None = None,
     on_samples: Callable[[int], None] | None = None,
+    pooled: bool = False,
 ) -> UncertaintyMaps:
     """Encode a window once, decode it ``samples`` times, and sum up.
 
@@ -78,6 +80,8 @@ def sample_window(
         counted: The part of `valid` that no other window counts, for the agreement of the samples; None for
             all of it.
         on_samples: Called with the number of samples done since the last call.
+        pooled: Also pool what the encoder saw: the coarsest features, then those that the decoder's scales
+            read, coarsest first.
 
     Returns:
         Maps (K, *valid) and (*valid) on the device of ``x``.
@@ -88,6 +92,7 @@ def sample_window(
     with torch.inference_mode():
         with autocast(x.device):
             encoded = network.encode(x, available, heads=["segmentation"])
+        seen = pool((encoded.features, *encoded.prepared), x.shape[2:], valid) if pooled else None
         for first in range(0, total, batch):
             rows = range(first, min(first + batch, total))
             generators = sample_generators(seed, window, rows) if samples else None
@@ -108,8 +113,8 @@ def sample_window(
             if on_samples is not None:
                 on_samples(len(rows))
         assert running is not None  # total is at least one
-        maps = running.finish()
-        return maps if overlaps is None else replace(maps, overlaps=overlaps.finish())
+        counted_maps = None if overlaps is None else overlaps.finish()
+        return replace(running.finish(), overlaps=counted_maps, pooled=seen)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

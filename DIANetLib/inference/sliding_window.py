@@ -19,6 +19,7 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
+from DIANetLib.acwi.pooling import PooledFeatures
 from DIANetLib.acwi.uncertainty import UncertaintyMaps, entropy
 
 __all__ = ["Blend", "Window", "gaussian_weights", "plan_windows", "round_up", "whole_window"]
@@ -134,6 +135,7 @@ class Blend:
         self._aleatoric = torch.zeros(shape)
         self._logit_variance: Tensor | None = None
         self._overlaps: Tensor | None = None
+        self._pooled: PooledFeatures | None = None
         self._weights: dict[Sizes, Tensor] = {}
 
     def add(self, window: Window, maps: UncertaintyMaps) -> None:
@@ -154,6 +156,8 @@ class Blend:
             self._logit_variance[where].addcmul_(maps.heteroscedastic, weights)
         if maps.overlaps is not None:
             self._overlaps = maps.overlaps if self._overlaps is None else self._overlaps + maps.overlaps
+        if maps.pooled is not None:
+            self._pooled = maps.pooled if self._pooled is None else self._pooled + maps.pooled
 
     def finish(self) -> UncertaintyMaps:
         """Turn the means into maps, in place: no further window can be added."""
@@ -180,6 +184,7 @@ class Blend:
             heteroscedastic=self._logit_variance,
             samples=self.samples,
             overlaps=self._overlaps,
+            pooled=self._pooled,
         )
 
 

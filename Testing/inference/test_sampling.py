@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -62,6 +63,25 @@ def test_padding_is_left_out_of_the_maps():
     assert inner.total.shape == (6, 10, 9)
     torch.testing.assert_close(inner.total, whole.total[valid])
     torch.testing.assert_close(inner.variance, whole.variance[(slice(None), *valid)])
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_what_the_encoder_saw_is_pooled_from_the_pass_itself(samples):
+    network, x = tiny_network(), _image()
+    valid = (slice(1, 7), slice(0, 10), slice(2, 11))
+    calls = []
+    handle = network.encoder.register_forward_hook(lambda *_: calls.append(1))
+    found = sample_window(network, x, samples=samples, valid=valid, pooled=True).pooled
+    handle.remove()
+    assert len(calls) == 1
+    with torch.no_grad():
+        encoded = network.encode(x)
+    assert found.counts == (3 * 5 * 4, 6 * 10 * 9)  # the coarse grid is half as fine
+    coarse, fine = encoded.features[0, :, 0:3, :, 1:5], encoded.prepared[0][(0, slice(None), *valid)]
+    np.testing.assert_allclose(found.means[1], fine.flatten(1).mean(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.deviations[1], fine.flatten(1).std(1, correction=0), rtol=1e-4)
+    np.testing.assert_allclose(found.means[0], coarse.flatten(1).mean(1), rtol=1e-4, atol=1e-5)
+    assert sample_window(network, x, samples=samples).pooled is None
 
 
 def test_every_sample_of_every_window_draws_its_own_numbers():
