@@ -7,6 +7,7 @@
     NAME/docs/README.md             the model card
     NAME/models/model.safetensors   the weights, float16 or float32
     NAME/models/atlas.safetensors   where each class is expected, float16, if the model was fitted with one
+    NAME/models/one_pass.safetensors  the head that stands for samples in one pass, float32, if there is one
 
 Loading reads two files, JSON and safetensors, and executes nothing from the folder: no pickles, no
 TorchScript, no expressions of a config. Every file that isn't as it should be gets a `BundleError` with a
@@ -29,9 +30,10 @@ from DIANetLib.bundle_schema import (
     ClassSpec,
     LocaliserSpec,
     ModalitySpec,
+    OnePassSpec,
     ReconstructionSpec,
 )
-from DIANetLib.bundle_weights import build_network, load_atlas, parsed, verify_weights
+from DIANetLib.bundle_weights import build_network, load_atlas, load_one_pass, parsed, verify_weights
 from DIANetLib.errors import BundleError
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.model_folders import METADATA, WEIGHTS, read_document, search_paths
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from DIANetLib.network import DIANet, NetworkConfig
+    from DIANetLib.network.one_pass import OnePassHead
     from DIANetLib.preprocess import PreprocessConfig
 
 __all__ = [
@@ -71,6 +74,7 @@ class LoadedModel:
     path: Path
     sha256: str
     _networks: dict[str, DIANet] = field(default_factory=dict, repr=False)
+    _heads: dict[str, OnePassHead] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -148,6 +152,11 @@ class LoadedModel:
         return self.metadata.dianet.quality
 
     @property
+    def one_pass(self) -> OnePassSpec | None:
+        """The head that stands for samples in one pass; None where there is none."""
+        return self.metadata.dianet.one_pass
+
+    @property
     def preprocess(self) -> PreprocessConfig:
         """How an image is prepared.
 
@@ -194,9 +203,23 @@ class LoadedModel:
             self._networks[key] = build_network(self.path, self.metadata.dianet).to(device)
         return self._networks[key]
 
+    def one_pass_head(self, device: str | torch.device = "cpu") -> OnePassHead | None:
+        """The one-pass head on `device`; None where there is none.
+
+        Raises:
+            BundleError: Its file is missing, damaged or another one.
+        """
+        key = str(device)
+        if self.one_pass is not None and key not in self._heads:
+            head = load_one_pass(self.path, self.metadata.dianet)
+            assert head is not None  # the metadata name one
+            self._heads[key] = head.to(device)
+        return self._heads.get(key)
+
     def release(self) -> None:
         """Forget the networks, so that their memory can be used for something else."""
         self._networks.clear()
+        self._heads.clear()
 
 
 @dataclass(frozen=True)

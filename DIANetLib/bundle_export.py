@@ -126,7 +126,11 @@ def save_bundle(
     )
     weights = save(stored, metadata={"format": "pt"})
     section = section.model_copy(
-        update={"sha256": hashlib.sha256(weights).hexdigest(), "size_bytes": len(weights)}
+        update={
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "size_bytes": len(weights),
+            "one_pass": None,  # one belongs to the weights that it was fitted behind
+        }
     )
     kept_atlas = None if atlas is None else atlas.to(torch.float16).detach().cpu().contiguous()
     if kept_atlas is None:

@@ -32,6 +32,7 @@ __all__ = [
     "DianetSection",
     "LocaliserSpec",
     "ModalitySpec",
+    "OnePassSpec",
     "ReconstructionSpec",
 ]
 
@@ -128,6 +129,26 @@ class AtlasSpec(_Frozen):
     size_bytes: int = Field(default=0, ge=0)
 
 
+class OnePassSpec(_Frozen):
+    """The file `models/one_pass.safetensors`: a head that tells from one pass what samples would have told.
+
+    Attributes:
+        channels: Of the head's layers.
+        depth: Its convolutions.
+        error_calibration: What corrects the head's error probability class by class, if it was fitted.
+        quality: What turns the maps of one pass into expected Dice, if it was fitted.
+        sha256: Hash of the file, hexadecimal.
+        size_bytes: Length of the file.
+    """
+
+    channels: int = Field(ge=1)
+    depth: int = Field(ge=0)
+    error_calibration: ErrorCalibration | None = None
+    quality: QualityModel | None = None
+    sha256: str = Field(default="0" * 64, pattern=_SHA256)
+    size_bytes: int = Field(default=0, ge=0)
+
+
 class DianetSection(_Frozen):
     """What DIANet needs to run a model.
 
@@ -147,6 +168,7 @@ class DianetSection(_Frozen):
         error_calibration: What corrects the error probability class by class, if it was fitted.
         localiser: Which model finds the region to look at, if one is needed.
         quality: What turns the agreement of samples into expected Dice, if it was fitted.
+        one_pass: The head that stands for the samples in one pass, if there is one.
         training: How the weights came about: data, split, steps, seed.
         figures: Measured on cases not trained on.
         sha256: Hash of the weight file, hexadecimal.
@@ -167,6 +189,7 @@ class DianetSection(_Frozen):
     error_calibration: ErrorCalibration | None = None
     localiser: LocaliserSpec | None = None
     quality: QualityModel | None = None
+    one_pass: OnePassSpec | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     figures: dict[str, Any] = Field(default_factory=dict)
     sha256: str = Field(default="0" * 64, pattern=_SHA256)
@@ -195,21 +218,27 @@ class DianetSection(_Frozen):
         if len(self.classes) == 1 or len({entry.key for entry in self.classes}) < len(self.classes):
             keys = ", ".join(entry.key for entry in self.classes)
             raise ValueError(f"expected two or more classes, each with a key of its own, got {keys}")
-        unknown = set(() if self.quality is None else self.quality.structures)
-        unknown -= {structure.key for structure in self.structures}
-        if unknown:
-            raise ValueError(f"expected quality of the structures alone, got {', '.join(sorted(unknown))}")
-        correction = self.error_calibration
-        if correction is not None and correction.classes != len(values) + 1:
-            raise ValueError(
-                f"expected an error calibration of {len(values) + 1} classes, got {correction.classes}"
-            )
+        if self.one_pass is not None and not self.structures:
+            raise ValueError("expected structures beside a one-pass head, got none")
+        self._check_told(self.quality, self.error_calibration)
+        if self.one_pass is not None:
+            self._check_told(self.one_pass.quality, self.one_pass.error_calibration)
         names = [name.casefold() for m in self.modalities for name in (m.name, *m.aliases)]
         if len(set(names)) != len(names):
             raise ValueError("expected every name and alias of a modality to be there once")
         if self.localiser is not None and self.localiser.model == self.name:
             raise ValueError("a model cannot be its own localiser")
         return self
+
+    def _check_told(self, quality: QualityModel | None, correction: ErrorCalibration | None) -> None:
+        """Compare an estimate of quality and a correction of the error probability with the structures."""
+        unknown = set(() if quality is None else quality.structures)
+        unknown -= {structure.key for structure in self.structures}
+        if unknown:
+            raise ValueError(f"expected quality of the structures alone, got {', '.join(sorted(unknown))}")
+        classes = len(self.structures) + 1
+        if correction is not None and correction.classes != classes:
+            raise ValueError(f"expected an error calibration of {classes} classes, got {correction.classes}")
 
     def network_config(self) -> NetworkConfig:
         """The network's configuration (imports the network, and with it torch).

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pydantic
 
-from DIANetLib.bundle_schema import DianetSection
+from DIANetLib.bundle_schema import AtlasSpec, DianetSection, OnePassSpec
 from DIANetLib.errors import BundleError, DIANetError
 from DIANetLib.hashes import file_sha256
-from DIANetLib.model_folders import ATLAS, METADATA, REINSTALL, WEIGHTS, first_line
+from DIANetLib.model_folders import ATLAS, METADATA, ONE_PASS, REINSTALL, WEIGHTS, first_line
 
 if TYPE_CHECKING:
     import torch
 
     from DIANetLib.network import DIANet, NetworkConfig
+    from DIANetLib.network.one_pass import OnePassHead
 
 
 #: Name of the tensor in the atlas file.
@@ -107,27 +108,72 @@ def load_atlas(path: Path, section: DianetSection) -> torch.Tensor | None:
     Raises:
         BundleError: The file is missing, damaged, or another one than the metadata names.
     """
+    if section.atlas is None:
+        return None
+    found = _load_part(path, ATLAS, section.atlas, "atlas")
+    if ATLAS_KEY not in found:
+        raise BundleError(f"{path / ATLAS} is not a readable atlas ({ATLAS_KEY!r}).", remedy=REINSTALL)
+    return found[ATLAS_KEY].float()
+
+
+def load_one_pass(path: Path, section: DianetSection) -> OnePassHead | None:
+    """The one-pass head of the folder `path`, float32 on the CPU; None if the metadata names none.
+
+    Raises:
+        BundleError: The file is missing, damaged, not finite, or another one than the metadata names.
+    """
+    import torch
+
+    if section.one_pass is None:
+        return None
+    file = path / ONE_PASS
+    found = _load_part(path, ONE_PASS, section.one_pass, "one-pass head")
+    config = parsed(section.network_config, path, "dianet.network")
+    with torch.device("meta"):
+        head = empty_one_pass(config, section.one_pass)
+    expected = {key: tuple(value.shape) for key, value in head.state_dict().items()}
+    for key in [*expected, *(key for key in found if key not in expected)]:
+        got = tuple(found[key].shape) if key in found else None
+        if expected.get(key) != got:
+            raise BundleError(
+                f"{file} holds another head than {METADATA} describes: {key!r} is {_shape(got)}, expected"
+                f" {_shape(expected.get(key))}.",
+                remedy=REINSTALL,
+            )
+    check_finite(found, f"The weights in {file}")
+    head.load_state_dict({key: value.float() for key, value in found.items()}, assign=True)
+    return head.eval().requires_grad_(False)
+
+
+def empty_one_pass(config: NetworkConfig, spec: OnePassSpec) -> OnePassHead:
+    """The head that a specification describes, for a network, with start values."""
+    from DIANetLib.network.one_pass import OnePassHead
+
+    return OnePassHead(
+        config.spatial_dims, config.widths[0], config.classes, channels=spec.channels, depth=spec.depth
+    )
+
+
+def _load_part(path: Path, name: Path, spec: AtlasSpec | OnePassSpec, what: str) -> dict[str, torch.Tensor]:
+    """The tensors of a small file beside the weights, compared with what the metadata says of it."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if section.atlas is None:
-        return None
-    file = path / ATLAS
+    file = path / name
     if not file.is_file():
-        raise BundleError(f"The model folder {path} is incomplete: {ATLAS} is missing.", remedy=REINSTALL)
-    if file.stat().st_size != section.atlas.size_bytes or file_sha256(file) != section.atlas.sha256:
+        raise BundleError(f"The model folder {path} is incomplete: {name} is missing.", remedy=REINSTALL)
+    if file.stat().st_size != spec.size_bytes or file_sha256(file) != spec.sha256:
         raise BundleError(
             f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
             f" one in {METADATA}.",
             remedy=REINSTALL,
         )
     try:
-        atlas = load_file(file)[ATLAS_KEY]
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
         raise BundleError(
-            f"{file} is not a readable atlas ({first_line(error)}).", remedy=REINSTALL
+            f"{file} is not a readable {what} ({first_line(error)}).", remedy=REINSTALL
         ) from error
-    return atlas.float()
 
 
 def _check_heads(config: NetworkConfig, section: DianetSection) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "ATLAS",
     "FORMAT_VERSION",
     "METADATA",
+    "ONE_PASS",
     "REINSTALL",
     "WEIGHTS",
     "first_line",
@@ -28,6 +29,7 @@ FORMAT_VERSION = 2
 METADATA = Path("configs/metadata.json")
 WEIGHTS = Path("models/model.safetensors")
 ATLAS = Path("models/atlas.safetensors")
+ONE_PASS = Path("models/one_pass.safetensors")
 
 #: What to do about a model whose files are not what they were.
 REINSTALL = "Install or copy the model again."

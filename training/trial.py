@@ -18,13 +18,14 @@ import torch
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.metrics import dilated_mask
 from DIANetLib.acwi.quality import QualityModel
-from DIANetLib.bundle_schema import ClassSpec, LocaliserSpec, ModalitySpec
+from DIANetLib.bundle_schema import ClassSpec, LocaliserSpec, ModalitySpec, OnePassSpec
 from DIANetLib.errors import InputError
 from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.inference.sampling import sample_generators
 from DIANetLib.inference.sliding_window import plan_windows, whole_window
 from DIANetLib.network import DIANet, DIANetOutput, Encoded, Head
+from DIANetLib.network.one_pass import OnePassHead
 from DIANetLib.operators import ForwardOperator
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import Code, Structure
@@ -87,9 +88,11 @@ class PlainDIANet(DIANet):
         times: torch.Tensor | None = None,
         operator: ForwardOperator | None = None,
         heads: Collection[Head] | None = None,
+        *,
+        keep_features: bool = False,
     ) -> DIANetOutput:
         """The mean pass, whatever is asked for, without the predicted logit noise."""
-        output = super().decode(encoded, None, times, operator, heads)
+        output = super().decode(encoded, None, times, operator, heads, keep_features=keep_features)
         return replace(output, segmentation=replace(output.segmented, log_variance=None))
 
 
@@ -103,6 +106,8 @@ class TrialModel:
         temperature: divides the logits.
         quality: what turns the agreement of samples into expected Dice.
         error_calibration: what corrects the error probability class by class.
+        one_pass: describes the one-pass head, if there is one.
+        head: the one-pass head.
     """
 
     fitted: FittedModel
@@ -110,6 +115,8 @@ class TrialModel:
     temperature: float = 1.0
     quality: QualityModel | None = None
     error_calibration: ErrorCalibration | None = None
+    one_pass: OnePassSpec | None = None
+    head: OnePassHead | None = None
 
     @property
     def name(self) -> str:
@@ -149,6 +156,10 @@ class TrialModel:
     def network(self, device: str | torch.device = "cpu") -> DIANet:
         """The network on a device."""
         return self.weights.to(device)
+
+    def one_pass_head(self, device: str | torch.device = "cpu") -> OnePassHead | None:
+        """The one-pass head on a device."""
+        return None if self.head is None else self.head.to(device)
 
     def load_localiser(self) -> None:
         """There is none."""

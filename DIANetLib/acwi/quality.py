@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "FEATURES",
     "LEVEL",
+    "ONE_PASS_FEATURES",
     "DiceEstimate",
     "Feature",
     "Light",
@@ -42,9 +43,11 @@ __all__ = [
 LEVEL = 0.9
 
 Light = Literal["green", "amber", "red"]
-Feature = Literal["agreement", "closed_form", "confidence", "steadiness", "typicality"]
-#: All features, in the order in which they are usually fitted.
+Feature = Literal["agreement", "trust", "closed_form", "confidence", "steadiness", "typicality"]
+#: All features of a run of samples, in the order in which they are usually fitted.
 FEATURES: tuple[Feature, ...] = ("agreement", "closed_form", "confidence", "steadiness", "typicality")
+#: Those of one pass that a one-pass head has read.
+ONE_PASS_FEATURES: tuple[Feature, ...] = ("trust", "closed_form", "confidence", "steadiness", "typicality")
 
 _EDGE = 2e-3  # shares closer to 0 or 1 than this are taken for this: logits stay finite
 _LEAST_VARIATION = 1e-4
@@ -144,20 +147,24 @@ class QualityFeatures:
     """What a run tells of one structure that it found.
 
     Attributes:
-        agreement: Mean Dice between two samples, 0 to 1.
+        agreement: Mean Dice between two samples, 0 to 1; None for a single pass.
         closed_form: Dice expected from the calibrated probabilities alone,
             2 * sum of p over the mask / (voxels of the mask + sum of p), 0 to 1.
         confidence: Mean calibrated probability over the structure's voxels, 0 to 1.
         variation: Sum over all voxels of the variance of the structure's probability over the samples, over
             the structure's voxels; 0 or more.
         volume_ml: Its volume, ml.
+        trust: Dice expected from a one-pass head's error probability e: 2 R / (2 R + F + M) with R the sum of
+            1 - e over the mask, F that of e, and M the sum outside of e times the structure's share of what
+            is not the answer there; 0 to 1. None where there is no such head.
     """
 
-    agreement: float
+    agreement: float | None
     closed_form: float
     confidence: float
     variation: float
     volume_ml: float
+    trust: float | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,7 @@ class QualityModel:
     Attributes:
         features: In the order of the curves' weights.
         structures: Per key of the model's own structures its curve.
-        samples: Samples T of the runs that it was fitted on.
+        samples: Samples T of the runs that it was fitted on; 0 for one pass.
         cases: Cases that it was fitted on, not counting their corrupted copies.
 
     Raises:
@@ -276,16 +283,23 @@ def values(
 ) -> tuple[float, ...]:
     """Features as a curve takes them: more is better.
 
-    Agreement, closed form and confidence are logits, steadiness is -ln(variation + 0.0001), typicality the
-    negative number of deviations of the volume.
+    Agreement, trust, closed form and confidence are logits, steadiness is -ln(variation + 0.0001), typicality
+    the negative number of deviations of the volume.
 
     Args:
         told: What the run told.
         features: Which ones, in their order.
         volumes: What typicality compares with; None makes it 0.
+
+    Raises:
+        InputError: A feature is asked for that the run did not tell, such as the agreement of one sample.
     """
+    known: Mapping[Feature, float | None] = {"agreement": told.agreement, "trust": told.trust}
+    unknown = [name for name in features if name in known and known[name] is None]
+    if unknown:
+        raise InputError(f"The run told no {' and no '.join(unknown)}, from which Dice was to be expected.")
     x: Mapping[Feature, float] = {
-        "agreement": logit(told.agreement),
+        **{name: 0.0 if value is None else logit(value) for name, value in known.items()},
         "closed_form": logit(told.closed_form),
         "confidence": logit(told.confidence),
         "steadiness": -math.log(max(0.0, told.variation) + _LEAST_VARIATION),

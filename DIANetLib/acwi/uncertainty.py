@@ -48,6 +48,8 @@ class UncertaintyMaps:
         overlaps: (K, T, T) voxels that two samples both give a class (`DIANetLib.acwi.agreement`), int64 on
             the CPU; None for less than two samples.
         pooled: what the encoder saw, pooled over the image; None where nobody asked for it.
+        error: (*S) probability that the most probable class is wrong, where a one-pass head told all of this
+            from one mean pass; None elsewhere.
     """
 
     mean_probability: Tensor
@@ -59,6 +61,12 @@ class UncertaintyMaps:
     samples: int
     overlaps: Tensor | None = None
     pooled: PooledFeatures | None = None
+    error: Tensor | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether epistemic uncertainty and variance are known: from several samples, or a one-pass head."""
+        return self.samples > 1 or self.error is not None
 
 
 def entropy(probabilities: Tensor, dim: int = 0) -> Tensor:

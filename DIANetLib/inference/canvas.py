@@ -21,7 +21,7 @@ from DIANetLib.acwi.quality import DiceEstimate, QualityFeatures, QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.inference.cascade import far_from
 from DIANetLib.inference.prediction import Box, ModelRef, Prediction
-from DIANetLib.preprocess import Prepared, part_of, restore_box, restore_labels
+from DIANetLib.preprocess import Prepared, RestoredLabels, part_of, restore_box, restore_labels
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Geometry, Volume
 
@@ -37,7 +37,7 @@ class Canvas:
         geometry: Grid of the first input.
         structures: All that the prediction will list.
         probabilities: Whether to keep the structures' probabilities.
-        quality: What turns the samples' agreement into expected Dice; None if the model has nothing for it.
+        quality: What turns what the run tells into expected Dice; None if the model has nothing for it.
         error_calibration: What corrects the error probability, by the network's channel that was answered.
     """
 
@@ -64,6 +64,8 @@ class Canvas:
         self._quality = quality
         self._error_calibration = error_calibration
         self._own_keys: dict[str, str] = {}  # the model's own key, which has no side
+        # Of one pass, voxels expected to be right, wrongly given to the structure, and missed.
+        self._outcome: dict[str, npt.NDArray[np.float64]] = {}
 
     def add(
         self,
@@ -97,25 +99,29 @@ class Canvas:
             far = far_from(anchor, found.labels, prepared.part_geometry)
             found.labels[far] = 0
             left_out = float(np.count_nonzero(far)) * self.geometry.voxel_volume_ml
-        self._add_labels(prepared, found.labels, found.confidence, channels)
+        wrong = self._wrong(found, maps, prepared)
+        self._add_labels(prepared, found.labels, wrong, channels)
         for channel, structure in enumerate(channels, start=1):
             own = found.labels == channel
             self._voxels[structure.key] += int(np.count_nonzero(own))
             self._own[structure.key] += float(found.confidence[own].sum(dtype=np.float64))
             self._soft[structure.key] += float(found.soft_voxels[channel])
-            if maps.samples > 1:  # else it is zero, as the canvas is already
+            if maps.has_parts:  # else it is zero, as the canvas is already
                 self._keep_largest(self._variance[structure.key], maps.variance[channel].numpy(), prepared)
             self._own_keys[structure.key] = own_keys[channel - 1] if own_keys else structure.key
             if maps.overlaps is not None:
                 shared = maps.overlaps[channel]
                 before = self._overlaps.get(structure.key)
                 self._overlaps[structure.key] = shared if before is None else before + shared
+            if maps.error is not None:
+                expected = _outcome(own, wrong, restore_box(mean[channel], prepared), found.confidence)
+                self._outcome[structure.key] = self._outcome.get(structure.key, np.zeros(3)) + expected
             if self._probabilities is not None:
                 self._keep_largest(self._probabilities[structure.key], mean[channel], prepared)
             check()
         # Interpolation is linear, so the parts still add up to the total.
         self._keep_largest(self._uncertainty["aleatoric"], maps.aleatoric.numpy(), prepared)
-        if maps.samples > 1:
+        if maps.has_parts:
             self._keep_largest(self._uncertainty["epistemic"], maps.epistemic.numpy(), prepared)
         self._keep_largest(self._uncertainty["total"], maps.total.numpy(), prepared)
         if maps.heteroscedastic is not None:
@@ -135,6 +141,7 @@ class Canvas:
         localiser: ModelRef | None,
         missing: Sequence[str] = (),
         frame: Volume,
+        one_pass: bool = False,
     ) -> Prediction:
         """The finished prediction; ``frame`` is the input whose frame of reference the volumes get."""
 
@@ -175,21 +182,24 @@ class Canvas:
             missing_modalities=tuple(missing),
             dice_interval={key: estimate.interval for key, estimate in estimates.items()},
             quality=told,
+            one_pass=one_pass,
         )
 
     def _features(self, closed_form: Mapping[str, float | None]) -> dict[str, QualityFeatures | None]:
-        """What the samples tell of each structure; nothing where there were fewer than two."""
+        """What the run tells of each structure; nothing of a plain pass."""
         told: dict[str, QualityFeatures | None] = {}
-        for key, overlaps in self._overlaps.items():
+        for key in {**self._overlaps, **self._outcome}:
             dice, voxels = closed_form[key], self._voxels[key]
+            overlaps, outcome = self._overlaps.get(key), self._outcome.get(key)
             told[key] = None
             if dice is not None:
                 told[key] = QualityFeatures(
-                    agreement=float(pairwise_dice(overlaps[None])[0]),
+                    agreement=None if overlaps is None else float(pairwise_dice(overlaps[None])[0]),
                     closed_form=dice,
                     confidence=min(1.0, self._own[key] / voxels),
                     variation=float(self._variance[key].sum(dtype=np.float64)) / voxels,
                     volume_ml=voxels * self.geometry.voxel_volume_ml,
+                    trust=None if outcome is None else 2 * outcome[0] / float(outcome[0] + outcome.sum()),
                 )
         return told
 
@@ -206,17 +216,22 @@ class Canvas:
         self,
         prepared: Prepared,
         labels: npt.NDArray[np.uint8],
-        confidence: FloatArray,
+        wrong: FloatArray,
         channels: Sequence[Structure],
     ) -> None:
         values = np.array([0, *(structure.value for structure in channels)], np.uint8)
         there, error = part_of(self._labels, prepared), part_of(self._error, prepared)
-        wrong = np.clip(1.0 - confidence, 0.0, 1.0)
-        if self._error_calibration is not None:
-            wrong = self._error_calibration.apply(wrong, labels)
         better = (labels > 0) & ((there == 0) | (wrong < error))
         np.copyto(there, values[labels], where=better)
         np.maximum(error, wrong, out=error)
+
+    def _wrong(self, found: RestoredLabels, maps: UncertaintyMaps, prepared: Prepared) -> FloatArray:
+        """The calibrated probability that a label is wrong, on the part of the source grid."""
+        told = 1.0 - found.confidence if maps.error is None else restore_box(maps.error.numpy(), prepared)
+        wrong: FloatArray = np.clip(told, 0.0, 1.0)
+        if self._error_calibration is not None:
+            wrong = self._error_calibration.apply(wrong, found.labels)
+        return wrong
 
     def _keep_largest(self, array: FloatArray, values: FloatArray, prepared: Prepared) -> None:
         there = part_of(array, prepared)
@@ -224,3 +239,19 @@ class Canvas:
 
     def _blank(self) -> FloatArray:
         return np.zeros(self.geometry.shape, np.float32)
+
+
+def _outcome(
+    own: npt.NDArray[np.bool_], wrong: FloatArray, probability: FloatArray, confidence: FloatArray
+) -> npt.NDArray[np.float64]:
+    """Voxels of a structure expected to be right, wrongly given to it, and missed.
+
+    Args:
+        own: The voxels given to it.
+        wrong: Probability that the answer is wrong.
+        probability: Of the structure.
+        confidence: Probability of the answer; what is left is shared by the other classes.
+    """
+    share = np.clip(probability[~own] / np.maximum(1.0 - confidence[~own], 1e-6), 0.0, 1.0)
+    right, false = (1.0 - wrong[own]).sum(dtype=np.float64), wrong[own].sum(dtype=np.float64)
+    return np.array([right, false, (wrong[~own] * share).sum(dtype=np.float64)])

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
-from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
+from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec, OnePassSpec
 from DIANetLib.errors import BundleError, InputError
 from DIANetLib.inference.canvas import Canvas
 from DIANetLib.inference.cascade import find_instances, is_crop, sided
@@ -32,7 +32,18 @@ from DIANetLib.preprocess import Prepared, PreprocessConfig, on_one_grid, prepar
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Volume
 
-__all__ = ["Model", "Region", "Segmenter", "assign_modalities", "with_missing"]
+__all__ = [
+    "USUAL_SAMPLES",
+    "Model",
+    "Region",
+    "Segmenter",
+    "assign_modalities",
+    "usual_samples",
+    "with_missing",
+]
+
+#: T where nobody asked for a number and one pass would not do.
+USUAL_SAMPLES = 10
 
 
 class Model(NetworkSource, Protocol):
@@ -69,6 +80,10 @@ class Model(NetworkSource, Protocol):
     @property
     def quality(self) -> QualityModel | None:
         """What turns the samples' agreement into expected Dice."""
+
+    @property
+    def one_pass(self) -> OnePassSpec | None:
+        """The head that tells from one pass what samples would, if there is one."""
 
     def load_localiser(self) -> Model | None:
         """The model that finds the region."""
@@ -118,7 +133,7 @@ class Segmenter:
         self,
         volumes: Sequence[Volume],
         *,
-        samples: int = 10,
+        samples: int | None = 10,
         seed: int = 0,
         roi: Box | None = None,
         progress: Callable[[Progress], None] | None = None,
@@ -131,7 +146,8 @@ class Segmenter:
         Args:
             volumes: One per modality of the model, in its order or named by `Volume.modality`; those that the
                 model does not need may be missing.
-            samples: Stochastic passes, T; 0 is one plain pass.
+            samples: Stochastic passes, T; 0 is one pass, of which a model with a one-pass head tells all
+                maps, any other the total alone; None is what `usual_samples` says.
             seed: Equal seeds give equal results, however samples are batched.
             roi: Only look here, and run no localiser; LPS mm.
             progress: Called with every step.
@@ -144,6 +160,7 @@ class Segmenter:
             DeviceError: Memory does not suffice for the smallest window, not even on the CPU.
             InputError: The volumes are not what the model needs, or what it looks for is not there.
         """
+        samples = usual_samples(self.model) if samples is None else samples
         check_draws(samples, seed)
         run = _Run(self, samples, seed, Meter(progress, cancel))
         prediction, regions = run.segment(volumes, roi, keep_probabilities)
@@ -162,6 +179,11 @@ class Segmenter:
         if self._localiser is None:
             raise BundleError(f"the model '{self.model.name}' names no localiser.")
         return self._localiser
+
+
+def usual_samples(model: Model) -> int:
+    """Stochastic passes where nobody asked for a number: none if the model has a one-pass head, else ten."""
+    return USUAL_SAMPLES if model.one_pass is None else 0
 
 
 def assign_modalities(model: Model, volumes: Sequence[Volume]) -> tuple[Volume | None, ...]:
@@ -202,6 +224,7 @@ class _Run:
     def __init__(self, segmenter: Segmenter, samples: int, seed: int, meter: Meter) -> None:
         self.segmenter, self.model = segmenter, segmenter.model
         self.samples, self.seed, self.meter = samples, seed, meter
+        self.one_pass = segmenter.model.one_pass if samples == 0 else None
         self.device = segmenter.device
         self.warnings: list[str] = []
         self.localiser: ModelRef | None = None
@@ -230,12 +253,13 @@ class _Run:
         for region in regions:
             first = sum(len(run.windows) for run in runs)
             runs.append(self._grid_run(self.model, region.prepared, self.available, self.samples, first))
+        told_by = self.model if self.one_pass is None else self.one_pass
         canvas = Canvas(
             aligned[0].geometry,
             structures,
             probabilities=probabilities,
-            quality=self.model.quality,
-            error_calibration=self.model.error_calibration,
+            quality=told_by.quality,
+            error_calibration=told_by.error_calibration,
         )
         own_keys = [structure.key for structure in self.model.structures]
         with self.meter.stage("segment", sum(run.steps for run in runs)):
@@ -267,6 +291,7 @@ class _Run:
             localiser=self.localiser,
             missing=self.missing,
             frame=aligned[0],
+            one_pass=self.one_pass is not None,
         )
         return prediction, regions
 
@@ -370,6 +395,7 @@ class _Run:
             samples=samples,
             seed=self.seed,
             first_window=first_window,
+            one_pass=self.one_pass is not None and model is self.model,
         )
 
     def _maps(self, run: GridRun) -> UncertaintyMaps:

@@ -19,6 +19,7 @@ from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.sampling import interruptible, sample_window
 from DIANetLib.inference.sliding_window import Blend, Sizes, Window, plan_windows
 from DIANetLib.network import DIANet, NetworkConfig
+from DIANetLib.network.one_pass import OnePassHead
 
 __all__ = ["GridRun", "NetworkSource", "for_inference", "segmentation_layers"]
 
@@ -37,6 +38,9 @@ class NetworkSource(Protocol):
     def network(self, device: str | torch.device = ...) -> DIANet:
         """The network in evaluation mode on ``device``, the same object at every call."""
 
+    def one_pass_head(self, device: str | torch.device = ...) -> OnePassHead | None:
+        """What tells from one pass what samples would, on ``device``; None where there is none."""
+
 
 class GridRun:
     """The passes of one model through one prepared image.
@@ -50,6 +54,7 @@ class GridRun:
         seed: Seed of the run.
         first_window: Number of the first window, part of its samples' seeds.
         pooled: Also pool what the encoder saw.
+        one_pass: Have the model's one-pass head read the plain pass, in place of samples.
 
     Attributes:
         plan: Device, window and batch; what is left of them after the run.
@@ -68,11 +73,12 @@ class GridRun:
         seed: int = 0,
         first_window: int = 0,
         pooled: bool = False,
+        one_pass: bool = False,
     ) -> None:
         self.model, self.image = model, torch.from_numpy(image)
         self.available = None if available is None or all(available) else torch.tensor([list(available)])
         self.samples, self.seed, self.first_window = samples, seed, first_window
-        self.pooled = pooled
+        self.pooled, self.one_pass = pooled, one_pass and not samples
         self.config: NetworkConfig = model.network(device).config
         self.warnings: list[str] = []
         self.plan = self._planned(device)
@@ -136,6 +142,7 @@ class GridRun:
             counted=None if window.counted is None else window.counted[1 if flat else 0 :],
             on_samples=on_samples,
             pooled=self.pooled,
+            head=self.model.one_pass_head(self.plan.device) if self.one_pass else None,
         )
         return _on_cpu(maps, flat)
 
@@ -152,7 +159,8 @@ class GridRun:
     def _blend(self) -> Blend | None:
         if len(self.windows) == 1:
             return None
-        return Blend(self.config.classes, tuple(self.image.shape[1:]), max(self.samples, 1))
+        shape = tuple(self.image.shape[1:])
+        return Blend(self.config.classes, shape, max(self.samples, 1), one_pass=self.one_pass)
 
     def _is_reason_to_retreat(self, error: Exception) -> bool:
         # Apple's GPUs lack some operations.
@@ -213,4 +221,5 @@ def _on_cpu(maps: UncertaintyMaps, flat: bool) -> UncertaintyMaps:
         samples=maps.samples,
         overlaps=maps.overlaps,
         pooled=maps.pooled,
+        error=None if maps.error is None else moved(maps.error, 0),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     from DIANetLib.structures import Structure
     from DIANetLib.volume import Geometry, Volume
 
-__all__ = ["UNCERTAINTY_KINDS", "Box", "InnerMaps", "ModelRef", "PathMap", "Prediction", "Progress"]
+__all__ = [
+    "UNCERTAINTY_KINDS",
+    "Box",
+    "InnerMaps",
+    "ModelRef",
+    "PathMap",
+    "Prediction",
+    "Progress",
+    "UncertaintySource",
+]
+
+#: What uncertainty maps come from: T samples, one pass read by a one-pass head, or one plain pass, of which
+#: only the total is known.
+UncertaintySource = Literal["samples", "one-pass", "plain"]
 
 #: Keys of `Prediction.uncertainty` that every prediction has; "heteroscedastic" is there where the network
 #: has a log-variance head.
@@ -172,13 +185,14 @@ class Prediction:
         uncertainty: float32 maps in nats under "total", "aleatoric", "epistemic" (Eqs. 33 and 35), and
             "heteroscedastic" (mean logit variance, no unit) where the network has a log-variance head.
         variance: Per structure the variance of its probability over the samples (Eq. 34), float32, 0 to 0.25.
+            Of one pass, this and the epistemic map are what a one-pass head takes the samples' to be.
         confidence: Mean calibrated probability of the structure over its own voxels, 0 to 1; None if empty.
         expected_dice: Dice to be expected; None if the structure is empty. Where `dice_interval` has an
             interval it is the estimate of the model's `QualityModel`; else it is the closed form of the
             calibrated probabilities, 2 * sum of p over the mask / (voxels of the mask + sum of p).
         volumes_ml: Volume in ml.
-        error_probability: Calibrated 1 - max p, float32, 0 to 1.
-        samples: Stochastic passes; 0 is one plain pass, whose epistemic part is zero.
+        error_probability: Calibrated 1 - max p, or what a one-pass head takes it for; float32, 0 to 1.
+        samples: Stochastic passes; 0 is one plain pass, whose epistemic part is zero unless `one_pass`.
         device: Where the network ran, e.g. "cpu" or "cuda:0 (NVIDIA ...)".
         timings: Seconds per stage, in order.
         warnings: Sentences for the user.
@@ -189,10 +203,11 @@ class Prediction:
         missing_modalities: Names of the model's modalities that were not given.
         classifications: What the image as a whole, or each region of interest, was taken for, where the model
             has a classification head too.
-        dice_interval: 90 % interval of the Dice, where the model has a `QualityModel` and the samples are two
-            or more; None, or no entry, elsewhere.
-        quality: What the samples tell of each structure; None if it is empty, no entry for less than two
-            samples.
+        dice_interval: 90 % interval of the Dice, where the model has a `QualityModel` for such runs; None, or
+            no entry, elsewhere.
+        quality: What the samples, or the one pass, tell of each structure; None if it is empty, no entry for
+            less than two samples without a one-pass head.
+        one_pass: Whether a one-pass head told the uncertainty in place of samples.
     """
 
     geometry: Geometry
@@ -216,6 +231,12 @@ class Prediction:
     classifications: tuple[Classification, ...] = ()
     dice_interval: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     quality: Mapping[str, QualityFeatures | None] = field(default_factory=dict)
+    one_pass: bool = False
+
+    @property
+    def uncertainty_from(self) -> UncertaintySource:
+        """What the uncertainty maps come from."""
+        return "one-pass" if self.one_pass else "samples" if self.samples else "plain"
 
     def __post_init__(self) -> None:
         missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]

@@ -20,7 +20,9 @@ from DIANetLib.acwi.agreement import RunningOverlaps
 from DIANetLib.acwi.pooling import pool
 from DIANetLib.acwi.uncertainty import RunningUncertainty, UncertaintyMaps
 from DIANetLib.errors import InputError
+from DIANetLib.inference.one_pass import one_pass_maps
 from DIANetLib.network import DIANet, SegmentationOutput
+from DIANetLib.network.one_pass import OnePassHead, cropped
 
 __all__ = ["autocast", "check_draws", "interruptible", "sample_generators", "sample_window"]
 
@@ -64,6 +66,7 @@ def sample_window(
     counted: tuple[slice, ...] | None = None,
     on_samples: Callable[[int], None] | None = None,
     pooled: bool = False,
+    head: OnePassHead | None = None,
 ) -> UncertaintyMaps:
     """Encode a window once, decode it ``samples`` times, and sum up.
 
@@ -71,7 +74,8 @@ def sample_window(
         network: In evaluation mode, on the device of ``x``.
         x: (1, M, *S), prepared; sizes divisible by the network's divisor.
         available: (1, M) bool, which modalities are there; None for all of them.
-        samples: T; 0 is one plain pass with the mean of the latent and without dropout.
+        samples: T; 0 is one plain pass with the mean of the latent and without dropout, read by ``head`` if
+            there is one.
         seed: Seed of the run.
         window: Index of the window, part of the seeds.
         batch: Samples decoded at a time; changes nothing but speed and memory.
@@ -82,6 +86,7 @@ def sample_window(
         on_samples: Called with the number of samples done since the last call.
         pooled: Also pool what the encoder saw: the coarsest features, then those that the decoder's scales
             read, coarsest first.
+        head: What tells from a plain pass what samples would have told, on the device of ``x``.
 
     Returns:
         Maps (K, *valid) and (*valid) on the device of ``x``.
@@ -93,6 +98,13 @@ def sample_window(
         with autocast(x.device):
             encoded = network.encode(x, available, heads=["segmentation"])
         seen = pool((encoded.features, *encoded.prepared), x.shape[2:], valid) if pooled else None
+        if head is not None and not samples:
+            with autocast(x.device):
+                plain = network.decode(encoded, None, heads=["segmentation"], keep_features=True).segmented
+                maps = one_pass_maps(head, _cropped(plain, valid), temperature)
+            if on_samples is not None:
+                on_samples(1)
+            return replace(maps, pooled=seen)
         for first in range(0, total, batch):
             rows = range(first, min(first + batch, total))
             generators = sample_generators(seed, window, rows) if samples else None
@@ -143,8 +155,4 @@ def interruptible(network: torch.nn.Module, check: Callable[[], None] | None) ->
 
 
 def _cropped(output: SegmentationOutput, valid: tuple[slice, ...] | None) -> SegmentationOutput:
-    if valid is None:
-        return output
-    where = (slice(None), slice(None), *valid)
-    log_variance = None if output.log_variance is None else output.log_variance[where]
-    return replace(output, mean=output.mean[where], log_variance=log_variance)
+    return output if valid is None else cropped(output, valid)

@@ -119,19 +119,21 @@ def gaussian_weights(size: Sizes) -> Tensor:
 
 
 class Blend:
-    """Weighted running means over windows; on the CPU, 2 K + 3 values a voxel (K + 2 for a single pass).
+    """Weighted running means over windows; on the CPU, 2 K + 3 values a voxel (K + 2 for a plain pass).
 
     Args:
         classes: K.
         shape: Voxels of the image (k, j, i).
         samples: Stochastic passes; a single one has no variance to keep.
+        one_pass: Whether a one-pass head tells what samples would: then there is variance and an error map.
     """
 
-    def __init__(self, classes: int, shape: Sizes, samples: int) -> None:
+    def __init__(self, classes: int, shape: Sizes, samples: int, *, one_pass: bool = False) -> None:
         self.samples = samples
         self._weight = torch.zeros(shape)
         self._mean = torch.zeros((classes, *shape))
-        self._square = torch.zeros((classes, *shape)) if samples > 1 else None
+        self._square = torch.zeros((classes, *shape)) if samples > 1 or one_pass else None
+        self._error = torch.zeros(shape) if one_pass else None
         self._aleatoric = torch.zeros(shape)
         self._logit_variance: Tensor | None = None
         self._overlaps: Tensor | None = None
@@ -154,6 +156,8 @@ class Blend:
             if self._logit_variance is None:
                 self._logit_variance = torch.zeros_like(self._weight)
             self._logit_variance[where].addcmul_(maps.heteroscedastic, weights)
+        if maps.error is not None and self._error is not None:
+            self._error[where].addcmul_(maps.error, weights)
         if maps.overlaps is not None:
             self._overlaps = maps.overlaps if self._overlaps is None else self._overlaps + maps.overlaps
         if maps.pooled is not None:
@@ -164,6 +168,8 @@ class Blend:
         mean, aleatoric = self._mean.div_(self._weight), self._aleatoric.div_(self._weight)
         if self._logit_variance is not None:
             self._logit_variance.div_(self._weight)
+        if self._error is not None:
+            self._error.div_(self._weight)
         total = torch.empty_like(aleatoric)
         for k in range(total.shape[0]):  # by slices: entropy takes a copy of what it is given
             total[k] = entropy(mean[:, k])
@@ -185,6 +191,7 @@ class Blend:
             samples=self.samples,
             overlaps=self._overlaps,
             pooled=self._pooled,
+            error=self._error,
         )
 
 

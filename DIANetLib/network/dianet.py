@@ -168,6 +168,8 @@ class DIANet(nn.Module):
         times: Tensor | None = None,
         operator: ForwardOperator | None = None,
         heads: Collection[Head] | None = None,
+        *,
+        keep_features: bool = False,
     ) -> DIANetOutput:
         """Run the stochastic part: the draw of h, its refinement, and the heads.
 
@@ -182,6 +184,7 @@ class DIANet(nn.Module):
                 what was measured.
             heads: which heads run, of those prepared; None for all there are. A head's dropout is drawn after
                 that of the heads before it (segmentation, classification, reconstruction).
+            keep_features: have the segmentation put out the features that its logits are made of.
 
         Raises:
             InputError: if the number of generators is no positive multiple of B, or `times` fits neither the
@@ -200,7 +203,9 @@ class DIANet(nn.Module):
         bottleneck = self._joined(encoded.features, h, source, rows // batch)
         segmentation = classification = reconstruction = None
         if self.segmentation is not None and _asked("segmentation", heads):
-            segmentation = self.segmentation(bottleneck, encoded.prepared, source, anatomy)  # (19, 32)
+            segmentation = self.segmentation(  # (19, 32)
+                bottleneck, encoded.prepared, source, anatomy, keep_features=keep_features
+            )
         if self.classification is not None and _asked("classification", heads):
             classification = self.classification(bottleneck if h is None else h, source)  # (16-18)
         if self.reconstruction is not None and _asked("reconstruction", heads):

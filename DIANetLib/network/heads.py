@@ -109,6 +109,8 @@ class SegmentationHead(nn.Module):
         prepared: Sequence[Tensor],
         source: RandomSource,
         anatomy: Tensor | None = None,
+        *,
+        keep_features: bool = False,
     ) -> SegmentationOutput:
         """Decode the bottleneck.
 
@@ -117,6 +119,7 @@ class SegmentationHead(nn.Module):
             prepared: what `prepare` gave for B cases.
             source: of the dropout.
             anatomy: logits of P(h), (N, K, *S_L), one more path of those that are fused.
+            keep_features: put out what the logits are made of too.
         """
         x = bottleneck
         outputs = []
@@ -137,4 +140,6 @@ class SegmentationHead(nn.Module):
             log_variance = logits[:, self.classes :].clamp(*LOG_VARIANCE_BOUNDS)
         if self.paths is not None:
             mean = self.paths([mean, *auxiliary, *([] if anatomy is None else [anatomy])])
-        return SegmentationOutput(mean, log_variance, auxiliary if self.training else ())
+        return SegmentationOutput(
+            mean, log_variance, auxiliary if self.training else (), x if keep_features else None
+        )

@@ -24,14 +24,17 @@ class SegmentationOutput:
         mean: logit mean, (N, K, *S).
         log_variance: log of the logit variance, (N, K, *S), or None for a homoscedastic head.
         auxiliary: logit means of coarser decoder scales, finest first, (N, K, *S_l); training only.
+        features: what the logits were made of, the decoder's finest features (N, C, *S); None unless asked
+            for.
     """
 
     mean: Tensor
     log_variance: Tensor | None = None
     auxiliary: tuple[Tensor, ...] = field(default=())
+    features: Tensor | None = None
 
-    def probabilities(self, temperature: float = 1.0) -> Tensor:
-        """Class probabilities with the logit noise integrated out, (N, K, *S) float32.
+    def logits(self) -> Tensor:
+        """Logits with their noise integrated out, (N, K, *S) float32: their softmax is `probabilities()`.
 
         The mean-field softmax of a Gaussian logit divides each mean by sqrt(1 + pi/8 sigma^2)
         (MacKay, Neural Computation 1992; Lu et al., arXiv:2006.07584).
@@ -41,6 +44,11 @@ class SegmentationOutput:
             # not in place on the exponential itself: its backward needs it
             scale = (torch.exp(self.log_variance.float()) * (math.pi / 8.0)).add_(1.0).rsqrt_()
             logits = logits * scale
+        return logits
+
+    def probabilities(self, temperature: float = 1.0) -> Tensor:
+        """Class probabilities with the logit noise integrated out, (N, K, *S) float32."""
+        logits = self.logits()
         if temperature != 1.0:
             logits = logits / temperature
         return torch.softmax(logits, dim=1)

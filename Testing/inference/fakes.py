@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
-from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
+from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec, OnePassSpec
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.network import DIANet, DIANetOutput, LatentConfig, NetworkConfig, SegmentationOutput
+from DIANetLib.network.one_pass import OnePassHead
 from DIANetLib.preprocess import PreprocessConfig
 from DIANetLib.structures import ANATOMICAL_STRUCTURE, Code, Structure
 from DIANetLib.volume import Geometry, Volume
@@ -65,6 +66,8 @@ class FakeModel:
     localiser_model: FakeModel | None = None
     quality: QualityModel | None = None
     error_calibration: ErrorCalibration | None = None
+    one_pass: OnePassSpec | None = None
+    head: OnePassHead | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -72,6 +75,9 @@ class FakeModel:
 
     def network(self, device="cpu"):
         return self.net
+
+    def one_pass_head(self, device="cpu"):
+        return self.head
 
     def load_localiser(self):
         return self.localiser_model
