@@ -14,6 +14,7 @@ from pathlib import Path
 
 from DIANetLib.errors import Cancelled, DIANetError, optional_import
 from training.arguments import configured, count, parse_setting, positive
+from training.compare_command import add_compare, compare_command
 from training.finetune_command import add_finetune, add_learning_loop, finetune, learning_loop
 from training.quality_command import add_quality, quality_command
 
@@ -250,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     add_quality(
         commands.add_parser("quality", parents=[common], help="fit the Dice to be expected of new cases")
     )
+    add_compare(
+        commands.add_parser("compare", parents=[common], help="put methods of uncertainty beside each other")
+    )
     add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
     add_learning_loop(
         commands.add_parser("learning-loop", parents=[common], help="measure what a model learns from review")
@@ -262,7 +266,10 @@ _DATA_HELP = (
     " names into a folder that is empty or missing"
 )
 _SET_HELP = "settings that replace CONFIG's, such as optimiser.steps=100"
-_FROM_HELP = "--output of another fit whose weights this one starts from; blocks that it lacks start as built"
+_FROM_HELP = (
+    "--output of another fit, or a model folder, whose weights this one starts from; blocks that it lacks"
+    " start as built"
+)
 _WARM_UP_HELP = "fit the plain network so many steps first, and start every arm from it (default: 0)"
 _START_HELP = "--output of a fit of the plain network that every arm starts from"
 _ELSEWHERE_HELP = "judge all cases of another data set, read as CONFIG says, in place of the held-out ones"
@@ -278,6 +285,7 @@ _RUN = {
     "ablate": _ablate,
     "replay": _replay,
     "quality": quality_command,
+    "compare": compare_command,
     "finetune": finetune,
     "learning-loop": learning_loop,
 }

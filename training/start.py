@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting a fit from the weights of another one: what both have is taken over, new blocks start as built.
+"""Starting a fit from weights that are there: what both have is taken over, new blocks start as built.
+
+They are those of another fit, or of a model folder.
 
 Every block of DIANet leaves the network as it was at step 0, so that such a fit continues the other.
 """
@@ -13,7 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from DIANetLib.bundle import load_bundle
 from DIANetLib.errors import InputError
+from DIANetLib.model_folders import METADATA
 from training.checkpoint import load_checkpoint
 from training.weights import state_sha256
 
@@ -26,8 +30,8 @@ class Start:
     """What a fit starts from.
 
     Attributes:
-        folder: of the other fit.
-        step: steps that it has done.
+        folder: of the other fit, or the model folder.
+        step: steps that it has done; 0 where the model folder does not say.
         weights: its averaged weights, float32.
     """
 
@@ -57,16 +61,21 @@ class Taken:
 
 
 def read_start(folder: Path) -> Start:
-    """Read the averaged weights at the end of the fit in a folder.
+    """Read the averaged weights at the end of the fit in a folder, or the weights of a model folder.
 
     Raises:
-        InputError: if there is no fit, or its checkpoint cannot be read.
+        InputError: if there is neither, or the checkpoint cannot be read.
+        BundleError: if the model folder cannot be used.
     """
     path = folder / "checkpoint.pt"
+    if not path.is_file() and (folder / METADATA).is_file():
+        model = load_bundle(folder)
+        state = {name: value.float() for name, value in model.network().state_dict().items()}
+        return Start(folder, int(model.metadata.dianet.training.get("steps_done", 0)), state)
     if not path.is_file():
         raise InputError(
             f"{folder} holds no fit to start from: checkpoint.pt is missing.",
-            remedy="Give the --output of a fit.",
+            remedy="Give the --output of a fit, or a model folder.",
         )
     checkpoint = load_checkpoint(path)
     return Start(folder, checkpoint.step, checkpoint.ema)
