@@ -75,6 +75,8 @@ class LocaliserSpec(_Frozen):
         instances: `"left-right"` for one region per side of the body, `"single"` for one region.
         margin_mm: What the region is grown by on every side, mm.
         minimum_ml: Smaller finds are taken for noise, ml.
+        weight: How much what it believes counts beside what is segmented there: its log-odds, times this, are
+            added to the logits of the structures. 0: it only says where to look.
     """
 
     model: str
@@ -82,6 +84,7 @@ class LocaliserSpec(_Frozen):
     instances: Literal["left-right", "single"] = "single"
     margin_mm: float = Field(default=10.0, ge=0.0)
     minimum_ml: float = Field(default=0.1, ge=0.0)
+    weight: float = Field(default=0.0, ge=0.0, le=1.0)
 
     @field_validator("model")
     @classmethod

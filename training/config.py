@@ -163,6 +163,7 @@ class LocaliserConfig(Section):
     instances: Literal["left-right", "single"] = "single"
     margin_mm: float = 8.0
     minimum_ml: float = 0.3
+    weight: float = Field(default=0.0, ge=0.0, le=1.0, description="of its log-odds beside the logits")
 
 
 class AboutConfig(Section):

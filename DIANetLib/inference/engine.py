@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec, OnePassSpec
 from DIANetLib.errors import BundleError, InputError
+from DIANetLib.inference.belief import Localised, with_belief
 from DIANetLib.inference.canvas import Canvas
 from DIANetLib.inference.cascade import find_instances, is_crop, sided
 from DIANetLib.inference.grid import GridRun, NetworkSource
@@ -99,6 +100,8 @@ class Region:
         available: Per modality of the model whether it is there.
         box: Where it lies, LPS mm; None for the whole image.
         anchor: What the localiser found there, (n, 3) LPS mm; None without localiser.
+        belief: The localiser's log-odds of the structures, (k, j, i) on the grid of `prepared`; None where it
+            does not weigh.
     """
 
     prepared: Prepared
@@ -106,6 +109,7 @@ class Region:
     available: tuple[bool, ...]
     box: Box | None
     anchor: npt.NDArray[np.float64] | None = None
+    belief: npt.NDArray[Any] | None = None
 
 
 class Segmenter:
@@ -266,6 +270,8 @@ class _Run:
             results = [self._maps(run) for run in runs]
         with self.meter.stage("restore", len(regions)):
             for region, maps in zip(regions, results, strict=True):
+                if region.belief is not None and self.model.localiser is not None:
+                    maps = with_belief(maps, region.belief, self.model.localiser.weight)
                 left_out = canvas.add(
                     region.prepared,
                     maps,
@@ -302,25 +308,27 @@ class _Run:
         structures, spec = self.model.structures, self.model.localiser
         if roi is not None or spec is None or is_crop(volumes[0].geometry):
             return (self._region(volumes, roi, structures),), structures
-        mask, body, prepared = self._localise(volumes, spec)
+        found = self._localise(volumes, spec)
         instances = find_instances(
-            mask,
-            body,
-            prepared.geometry,
+            found.mask,
+            found.body,
+            found.prepared.geometry,
             instances=spec.instances,
             margin_mm=spec.margin_mm,
             minimum_ml=spec.minimum_ml,
             what=", ".join(structure.name for structure in structures),
         )
         if spec.instances == "single":
-            regions = tuple(self._region(volumes, one.box, structures, one.points) for one in instances)
+            regions = tuple(
+                self._region(volumes, one.box, structures, one.points, found) for one in instances
+            )
             return regions, structures
         both = {side: sided(structures, side) for side in ("left", "right")}
         for side in both:
             if side not in [instance.side for instance in instances]:
                 self.warnings.append(f"Nothing was found on the {side} side, which was therefore left out.")
         regions = tuple(
-            self._region(volumes, one.box, both[one.side or "left"], one.points) for one in instances
+            self._region(volumes, one.box, both[one.side or "left"], one.points, found) for one in instances
         )
         return regions, both["left"] + both["right"]
 
@@ -330,16 +338,18 @@ class _Run:
         box: Box | None,
         structures: tuple[Structure, ...],
         anchor: npt.NDArray[np.float64] | None = None,
+        localised: Localised | None = None,
     ) -> Region:
         with self.meter.timed("prepare"):
             prepared = prepare(volumes, self.model.preprocess, region=box)
         self.warnings += prepared.warnings
-        return Region(with_missing(prepared, self.available), structures, self.available, box, anchor)
+        spec, belief = self.model.localiser, None
+        if localised is not None and spec is not None and spec.weight > 0:
+            belief = localised.log_odds(prepared.geometry)
+        return Region(with_missing(prepared, self.available), structures, self.available, box, anchor, belief)
 
-    def _localise(
-        self, volumes: Sequence[Volume], spec: LocaliserSpec
-    ) -> tuple[np.ndarray, np.ndarray, Prepared]:
-        """Where the localiser finds the structures asked for, and all that it finds; on its own grid."""
+    def _localise(self, volumes: Sequence[Volume], spec: LocaliserSpec) -> Localised:
+        """Where the localiser finds the structures asked for, and all that it finds."""
         model = self.segmenter.load_localiser()
         channels = {structure.key: n for n, structure in enumerate(model.structures, start=1)}
         unknown = [key for key in spec.structures if key not in channels]
@@ -358,8 +368,9 @@ class _Run:
             prepared = with_missing(prepared, available)
         run = self._grid_run(model, prepared, available, 0, 0)
         with self.meter.stage("localise", run.steps):
-            labels = self._maps(run).mean_probability.argmax(0).numpy()
-        return np.isin(labels, [channels[key] for key in spec.structures]), labels > 0, prepared
+            mean = self._maps(run).mean_probability.numpy()
+        labels, wanted = mean.argmax(0), [channels[key] for key in spec.structures]
+        return Localised(np.isin(labels, wanted), labels > 0, mean[wanted].sum(0), prepared)
 
     def _for_localiser(self, model: Model, volumes: Sequence[Volume]) -> tuple[Volume | None, ...]:
         """The localiser's modalities among those given; the first ones where names don't tell."""
