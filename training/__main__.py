@@ -16,6 +16,7 @@ from DIANetLib.errors import Cancelled, DIANetError, optional_import
 from training.arguments import configured, count, parse_setting, positive
 from training.compare_command import add_compare, compare_command
 from training.finetune_command import add_finetune, add_learning_loop, finetune, learning_loop
+from training.one_pass_command import add_one_pass_arguments, one_pass_command
 from training.quality_command import add_quality, quality_command
 
 __all__ = ["main", "parse_setting"]
@@ -251,6 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     add_quality(
         commands.add_parser("quality", parents=[common], help="fit the Dice to be expected of new cases")
     )
+    add_one_pass_arguments(
+        commands.add_parser("one-pass", parents=[common], help="fit a head that stands for samples")
+    )
     add_compare(
         commands.add_parser("compare", parents=[common], help="put methods of uncertainty beside each other")
     )
@@ -285,6 +289,7 @@ _RUN = {
     "ablate": _ablate,
     "replay": _replay,
     "quality": quality_command,
+    "one-pass": one_pass_command,
     "compare": compare_command,
     "finetune": finetune,
     "learning-loop": learning_loop,

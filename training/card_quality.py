@@ -52,8 +52,14 @@ def quality_section(summary: Mapping[str, Any]) -> str:
 
 def with_quality(card: str, section: str) -> str:
     """A card with the section, in place of the one it has or before its limits."""
+    return with_section(card, section)
+
+
+def with_section(card: str, section: str) -> str:
+    """A card with a section, in place of the one of its heading or before the card's limits."""
+    heading = section.split("\n", 1)[0][3:]
     parts = card.split("\n## ")
-    kept = [part for part in parts if not part.startswith(HEADING[3:])]
+    kept = [part for part in parts if part.split("\n", 1)[0] != heading]
     place = next((n for n, part in enumerate(kept) if part.startswith("Limits")), len(kept))
     new = section[3:].rstrip() + "\n"
     before = kept[:place]

@@ -140,8 +140,12 @@ def table_row(one: Judged) -> dict[str, Any]:
         "expected": round(one.estimate.value, 4),
         "low": None if one.estimate.low is None else round(one.estimate.low, 4),
         "high": None if one.estimate.high is None else round(one.estimate.high, 4),
-        **({} if told is None else {name: round(value, 5) for name, value in asdict(told).items()}),
+        **({} if told is None else {name: _rounded(value) for name, value in asdict(told).items()}),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
 
 
 def _with_structures(rows: Sequence[Judged]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class OnePassHead(nn.Module):
         self, spatial_dims: int, features: int, classes: int, *, channels: int = 16, depth: int = 2
     ) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.channels, self.depth = classes, channels, depth
         self.read = pointwise(spatial_dims, features, channels)
         self.read_classes = pointwise(spatial_dims, 2 * classes, channels)
         self.layers = nn.ModuleList(conv(spatial_dims, channels, channels) for _ in range(depth))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What uncertainty costs: T samples with all maps, in plain passes of the same network.
+"""What uncertainty costs: T samples with all maps, and one pass with all maps, in plain passes.
 
     python -m Testing.benchmarks.sampling_cost [MODEL] [--samples T] [--repeats N] [--threads N] [--device D]
 
@@ -9,7 +9,8 @@ the same window, from the prepared image in memory to maps in memory; they alter
 compared, so that what else the machine does hits both alike.
 
 The plain pass is the network's forward and the softmax. With samples it is the same encoder once, the
-decoder T times, and total, aleatoric, epistemic, variance and heteroscedastic maps.
+decoder T times, and total, aleatoric, epistemic, variance and heteroscedastic maps. One pass is the plain
+pass, the one-pass head (of random weights where the model has none) and all these maps and the error's.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from DIANetLib.inference.grid import for_inference
 from DIANetLib.inference.memory import describe_device, make_plan, resolve_device
 from DIANetLib.inference.sampling import autocast, sample_window
 from DIANetLib.network import DIANet, NetworkConfig
+from DIANetLib.network.one_pass import OnePassHead
 
 #: The network of training/configs/hippocampus.yaml, and its window (k, j, i).
 HIPPOCAMPUS = NetworkConfig(classes=3, widths=(32, 64, 128, 160), blocks=(1, 1, 1, 1), strides=(2, 2, 2))
@@ -47,22 +49,42 @@ class Cost:
         plain_s: Seconds of one plain pass.
         sampled_s: Seconds of T samples with all maps.
         samples: T.
+        one_pass_s: Seconds of one pass that a one-pass head reads, with all maps.
     """
 
     plain_s: float
     sampled_s: float
     samples: int
+    one_pass_s: float
 
     @property
     def ratio(self) -> float:
         """T samples with all maps, in plain passes."""
         return self.sampled_s / self.plain_s
 
+    @property
+    def one_pass_ratio(self) -> float:
+        """One pass with all maps, in plain passes."""
+        return self.one_pass_s / self.plain_s
+
 
 def measure(
-    network: DIANet, x: Tensor, *, samples: int, batch: int, repeats: int, temperature: float = 1.0
+    network: DIANet,
+    x: Tensor,
+    *,
+    samples: int,
+    batch: int,
+    repeats: int,
+    temperature: float = 1.0,
+    head: OnePassHead | None = None,
 ) -> Cost:
-    """Time both sides alternately on a window (1, M, *S), after one unmeasured round of each."""
+    """Time all sides alternately on a window (1, M, *S), after one unmeasured round of each."""
+    config = network.config
+    reader = (
+        OnePassHead(config.spatial_dims, config.widths[0], config.classes).to(x.device).eval()
+        if head is None
+        else head
+    )
 
     def plain() -> None:
         with torch.inference_mode():
@@ -73,7 +95,10 @@ def measure(
     def sampled() -> None:
         sample_window(network, x, samples=samples, batch=batch, temperature=temperature)
 
-    seconds: dict[Callable[[], None], list[float]] = {plain: [], sampled: []}
+    def one_pass() -> None:
+        sample_window(network, x, samples=0, temperature=temperature, head=reader)
+
+    seconds: dict[Callable[[], None], list[float]] = {plain: [], sampled: [], one_pass: []}
     for round_ in range(repeats + 1):
         for work, times in seconds.items():
             start = time.perf_counter()
@@ -82,11 +107,12 @@ def measure(
                 torch.cuda.synchronize(x.device)
             if round_:
                 times.append(time.perf_counter() - start)
-    return Cost(statistics.median(seconds[plain]), statistics.median(seconds[sampled]), samples)
+    plain_s, sampled_s, one_pass_s = (statistics.median(times) for times in seconds.values())
+    return Cost(plain_s, sampled_s, samples, one_pass_s)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the three numbers."""
+    """Print the numbers."""
     parser = argparse.ArgumentParser(description="What uncertainty costs, in plain passes.")
     parser.add_argument("model", nargs="?", default="random", help="a model's name or folder, or 'random'")
     parser.add_argument("--samples", type=int, default=10)
@@ -101,22 +127,26 @@ def main(argv: list[str] | None = None) -> int:
     if options.model == "random":
         torch.manual_seed(0)
         network, window, name = DIANet(HIPPOCAMPUS).to(device), HIPPOCAMPUS_WINDOW, "random weights"
+        head = None
     else:
         model = load_bundle(options.model)
         network, window, name = model.network(device), model.window[::-1], model.name
+        head = model.one_pass_head(device)
     network = for_inference(network, device)
     plan = make_plan(network.config, window, window, device, samples=options.samples, free_bytes=None)
     size = plan.window if network.config.spatial_dims == 3 else plan.window[1:]
     x = torch.randn(1, network.config.modalities, *size, generator=torch.Generator().manual_seed(0)).to(
         device
     )
-    cost = measure(network, x, samples=options.samples, batch=plan.batch, repeats=options.repeats)
+    cost = measure(network, x, samples=options.samples, batch=plan.batch, repeats=options.repeats, head=head)
 
     print(f"{name}: window {' × '.join(map(str, size))}, {describe_device(device)}, ", end="")
     print(f"{torch.get_num_threads()} threads, median of {options.repeats}")
     print(f"one plain pass          {cost.plain_s:8.3f} s")
     print(f"{cost.samples:3d} samples, all maps   {cost.sampled_s:8.3f} s")
     print(f"ratio                   {cost.ratio:8.2f}")
+    print(f"one pass, all maps      {cost.one_pass_s:8.3f} s")
+    print(f"ratio                   {cost.one_pass_ratio:8.2f}")
     return 0
 
 
