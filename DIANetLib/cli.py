@@ -199,7 +199,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         help="also write which path through the network counts most: reliable_path.nrrd; for models that fuse"
         " several",
     )
-    add_run_arguments(parser)
+    add_run_arguments(parser, one_pass=True)
     parser.set_defaults(run=_segment)
 
 
@@ -254,6 +254,7 @@ def _summary(result: SegmentResult) -> str:
             structure_table(prediction),
             "",
             *quality_lines(prediction),
+            f"Uncertainty from {prediction.uncertainty_text}.",
             *classification_lines(prediction),
             region_line(result.regions, prediction),
             *(f"Warning: {text}" for text in prediction.warnings),

@@ -49,15 +49,18 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output folder")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the network is run."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, one_pass: bool = False) -> None:
+    """How the network is run; `one_pass`: whether models may tell from one pass what samples would."""
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--samples",
         type=int,
-        default=10,
+        default=None if one_pass else 10,
         metavar="T",
-        help="stochastic passes (default: 10); 0 for one plain pass",
+        help="stochastic passes; more take longer and refine the uncertainty. Default: 0, one pass, where the"
+        " model was made to tell its uncertainty from it, else 10"
+        if one_pass
+        else "stochastic passes (default: 10); 0 for one plain pass",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the stochastic passes (default: 0)")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")

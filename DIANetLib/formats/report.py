@@ -108,8 +108,8 @@ def _swatch(color: Color) -> str:
 
 
 def _subtitle(prediction: Prediction, when: str) -> str:
-    samples = f"{prediction.samples} samples" if prediction.samples else "one plain pass"
-    return f"Model {prediction.model.name} {prediction.model.version}, {samples}, {prediction.device}, {when}"
+    model = f"Model {prediction.model.name} {prediction.model.version}"
+    return f"{model}, {prediction.uncertainty_text}, {prediction.device}, {when}"
 
 
 def _summary(structure: Structure, prediction: Prediction) -> str:

@@ -23,7 +23,8 @@ _QUALITIES = (88, 80, 70, 55, 40)
 _SCALE_TEXT: Mapping[RowKind, str] = {
     "total": "Entropy of the mean probabilities. Fixed scale: ln 2 is as unsure as between two equally "
     "probable labels; values above it are drawn in the brightest colour.",
-    "epistemic": "What the model's samples disagree about (mutual information). Fixed scale; values above it "
+    "epistemic": "What the model's samples disagree about (mutual information), or would, as one pass tells. "
+    "Fixed scale; values above it "
     "are drawn in the brightest colour.",
     "attention": "Softmax over the image of the scores that the network weighs its features by, of the mean "
     "over its scales, relative to the map's own maximum. Laid over the image half transparent.",

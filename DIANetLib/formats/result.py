@@ -23,6 +23,7 @@ from DIANetLib.volume import Geometry, Volume
 __all__ = [
     "ESTIMATED_DICE_METHOD",
     "EXPECTED_DICE_METHOD",
+    "ONE_PASS_DICE_METHOD",
     "RESEARCH_USE_NOTICE",
     "RESULT_FORMAT",
     "RESULT_FORMAT_VERSION",
@@ -48,6 +49,11 @@ ESTIMATED_DICE_METHOD = (
     "regression on the mean Dice between samples, calibrated probabilities, their variance over the samples"
     " and the volume, fitted on cases that the weights have not seen and on corrupted copies of them; 90 %"
     " interval"
+)
+
+ONE_PASS_DICE_METHOD = (
+    "regression on the error probability, calibrated probabilities, the variance that one pass tells and the"
+    " volume, fitted on cases that the weights have not seen and on corrupted copies of them; 90 % interval"
 )
 
 
@@ -100,6 +106,7 @@ def result_record(
         "geometry": geometry_record(prediction.geometry),
         "device": prediction.device,
         "samples": prediction.samples,
+        "uncertainty_from": prediction.uncertainty_from,
         "timings_s": {stage: float(seconds) for stage, seconds in prediction.timings.items()},
         "regions_of_interest_lps_mm": [
             {"lo": list(box.lo), "hi": list(box.hi)} for box in prediction.regions_of_interest
@@ -198,11 +205,12 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 def _expected_dice(key: str, prediction: Prediction) -> dict[str, Any]:
     interval, told = prediction.dice_interval.get(key), prediction.quality.get(key)
+    estimated = ONE_PASS_DICE_METHOD if prediction.one_pass else ESTIMATED_DICE_METHOD
     return {
         "value": prediction.expected_dice[key],
         "interval": None if interval is None else list(interval),
         "level": LEVEL,
-        "method": EXPECTED_DICE_METHOD if interval is None else ESTIMATED_DICE_METHOD,
+        "method": EXPECTED_DICE_METHOD if interval is None else estimated,
         "sample_agreement": None if told is None else told.agreement,
     }
 

@@ -238,6 +238,15 @@ class Prediction:
         """What the uncertainty maps come from."""
         return "one-pass" if self.one_pass else "samples" if self.samples else "plain"
 
+    @property
+    def uncertainty_text(self) -> str:
+        """What the uncertainty maps come from, in a few words."""
+        if self.one_pass:
+            return "one pass in place of samples"
+        if not self.samples:
+            return "one plain pass"
+        return "1 sample" if self.samples == 1 else f"{self.samples} samples"
+
     def __post_init__(self) -> None:
         missing = [kind for kind in UNCERTAINTY_KINDS if kind not in self.uncertainty]
         if missing:

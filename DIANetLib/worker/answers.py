@@ -139,6 +139,7 @@ class Answers:
             model_sha256=prediction.model.sha256,
             layers=found.layers,
             paths=() if case.inner.path is None else case.inner.path.names,
+            uncertainty=prediction.uncertainty_from,
         )
 
     def _explain(self, request: Explain, job: Job) -> Explained:

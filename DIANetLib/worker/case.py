@@ -56,7 +56,8 @@ class CaseOptions:
     """How a case is segmented.
 
     Attributes:
-        samples: T, stochastic passes; 0 for one plain pass.
+        samples: T, stochastic passes; 0 for one pass; None for one where the model has a one-pass head, else
+            ten.
         seed: Of the stochastic passes; the same seed gives the same result.
         roi: Where to look, LPS mm; None lets the model find it.
         explain: Names or keys of the structures to compute Grad-CAM for, or `"all"`, or `"none"`.
@@ -64,7 +65,7 @@ class CaseOptions:
         inner: What of the network's workings to show, or `"available"` for all that it can show.
     """
 
-    samples: int = 10
+    samples: int | None = None
     seed: int = 0
     roi: Box | None = None
     explain: Asked = "none"
@@ -295,7 +296,7 @@ def check_options(options: CaseOptions, model: LoadedModel) -> None:
             f"The model {model.name!r} does not segment: {' and '.join(part for part in does if part)}.",
             remedy=f"Use `dianet {command}`, or choose another model.",
         )
-    if options.samples < 0:
+    if options.samples is not None and options.samples < 0:
         raise InputError(f"The number of samples is {options.samples}, expected 0 or more.")
     if options.seed < 0:
         raise InputError(f"The seed is {options.seed}, expected 0 or more.")
@@ -331,7 +332,10 @@ def _classified(
 ) -> tuple[Classification, ...]:
     """What each region that was segmented is taken for as a whole."""
     from DIANetLib.inference.classify import classify_prepared
+    from DIANetLib.inference.engine import USUAL_SAMPLES
 
+    # A one-pass head tells of voxels alone.
+    samples = USUAL_SAMPLES if options.samples is None else options.samples
     return tuple(
         classify_prepared(
             model.network(seen.device),
@@ -339,7 +343,7 @@ def _classified(
             model.classes,
             model.window,
             available=region.available,
-            samples=options.samples,
+            samples=samples,
             seed=options.seed,
             on_sample=lambda: stop_if(cancel),
         )

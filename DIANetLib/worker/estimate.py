@@ -10,6 +10,7 @@ import torch
 
 from DIANetLib.bundle import LoadedModel
 from DIANetLib.inference.cascade import is_crop
+from DIANetLib.inference.engine import usual_samples
 from DIANetLib.inference.memory import (
     Plan,
     available_bytes,
@@ -33,7 +34,7 @@ _MAPS = 10
 
 
 def estimate(
-    model: LoadedModel, geometry: Geometry, *, roi: Box | None = None, samples: int = 10
+    model: LoadedModel, geometry: Geometry, *, roi: Box | None = None, samples: int | None = None
 ) -> tuple[DeviceEstimate, ...]:
     """Memory that segmenting an image on this grid would need, per device, the automatic choice first.
 
@@ -41,12 +42,13 @@ def estimate(
         model: The model.
         geometry: Grid of the first input.
         roi: Where to look, LPS mm; None lets the model find it.
-        samples: Stochastic passes.
+        samples: Stochastic passes; None for as many as are usual with the model.
 
     Raises:
         BundleError: The model or its localiser cannot be used.
         InputError: The region lies outside of the image.
     """
+    samples = usual_samples(model) if samples is None else samples
     whole = prepared_geometry(geometry, model.preprocess, region=roi)
     steps: list[tuple[LoadedModel, Sizes]] = [(model, whole.shape)]
     looks = math.prod(whole.shape)

@@ -44,7 +44,8 @@ class SegmentRequest:
         output: Folder to write.
         roi: Where to look: a box, or the file of a mask whose box is taken; None lets the model find it.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
-        samples: T, stochastic passes; 0 for one plain pass.
+        samples: T, stochastic passes; 0 for one pass; None for one where the model has a one-pass head, else
+            ten.
         seed: Of the stochastic passes; the same seed gives the same result.
         explain: Names or keys of the structures to compute Grad-CAM for, or `"all"`, or `"none"`.
         inner: What to show of the network's workings: `"attention"`, `"reliable_path"`.
@@ -57,7 +58,7 @@ class SegmentRequest:
     output: Path
     roi: Box | Path | None = None
     device: str = "auto"
-    samples: int = 10
+    samples: int | None = None
     seed: int = 0
     explain: tuple[str, ...] | Literal["all", "none"] = "all"
     inner: tuple[Inner, ...] = ()

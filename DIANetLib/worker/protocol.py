@@ -301,7 +301,8 @@ class Segment:
             model does not need may be missing, and then all have to be named.
         roi: Only look here.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"`.
-        samples: Stochastic passes; 0 for one plain pass.
+        samples: Stochastic passes; 0 for one pass; None for one where the model has a one-pass head, else
+            ten.
         seed: Of the stochastic passes.
         explain: Keys of structures to compute Grad-CAM for; `("all",)` for all of them.
         review: How low-confidence regions are looked for.
@@ -312,7 +313,7 @@ class Segment:
     volumes: tuple[SharedVolume, ...]
     roi: BoxLPS | None = None
     device: str = "auto"
-    samples: int = 10
+    samples: int | None = None
     seed: int = 0
     explain: tuple[str, ...] = ()
     review: ReviewOptions = ReviewOptions()
@@ -373,7 +374,7 @@ class Estimate:
     spacing: Triple
     direction: tuple[float, ...]
     roi: BoxLPS | None = None
-    samples: int = 10
+    samples: int | None = None
     origin: Triple = (0.0, 0.0, 0.0)
 
 
@@ -456,7 +457,7 @@ class Segmented:
         warnings: Sentences for the user.
         device: Where the network ran.
         timings: Seconds per stage.
-        samples: Stochastic passes.
+        samples: Stochastic passes; 0 for one pass.
         seed: Of the stochastic passes.
         model: Name of the model.
         model_version: Its version.
@@ -464,6 +465,8 @@ class Segmented:
         layers: Layers of the network that Grad-CAM can be taken at.
         paths: Names of the paths through the network whose numbers the map `"path"` holds, the first is 1;
             empty where there is no such map.
+        uncertainty: What the uncertainty maps come from: `"samples"`, `"one-pass"`, or `"plain"` where only
+            the total is known.
     """
 
     labels: SharedVolume
@@ -481,6 +484,7 @@ class Segmented:
     model_sha256: str
     layers: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    uncertainty: str = "samples"
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class Session:
         return regions
 
     def estimate(
-        self, model: str, geometry: Geometry, *, roi: Box | None = None, samples: int = 10
+        self, model: str, geometry: Geometry, *, roi: Box | None = None, samples: int | None = None
     ) -> tuple[DeviceEstimate, ...]:
         """Memory that segmenting an image on this grid would need, per device, the automatic choice first.
 

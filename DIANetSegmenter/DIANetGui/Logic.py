@@ -213,7 +213,7 @@ class Logic:
         model: str = "hippocampus",
         *,
         device: str = "auto",
-        samples: int = 10,
+        samples: int | None = None,
         seed: int = 0,
         roi: Any = None,
         seconds: float | None = None,
@@ -224,7 +224,7 @@ class Logic:
             node: Volume node; for several modalities a mapping from their names to volume nodes.
             model: Name of a model.
             device: Where to run.
-            samples: Stochastic passes.
+            samples: Stochastic passes; 0 for one pass; None for what suits the model, one pass or ten.
             seed: Of the stochastic passes.
             roi: Markups ROI node that says where to look.
             seconds: Longest time to wait; None for as long as it takes.

@@ -30,7 +30,7 @@ class Parameters:
         input4: Fourth volume.
         roi: Where to look.
         device: As the worker names it.
-        samples: Stochastic passes.
+        samples: Stochastic passes; 0 for what suits the model, one pass or ten samples.
         addResult: Keep earlier results; otherwise a new one takes the current one's place.
         result: Segmentation node of the current result.
         surfaces: Whether its structures are shown in 3-D.
@@ -52,7 +52,7 @@ class Parameters:
     input4: vtkMRMLScalarVolumeNode
     roi: vtkMRMLMarkupsROINode
     device: str = "auto"
-    samples: Annotated[int, WithinRange(0, 50)] = 10
+    samples: Annotated[int, WithinRange(0, 50)] = 0
     addResult: bool = False
     result: vtkMRMLSegmentationNode
     surfaces: bool = False

@@ -33,11 +33,12 @@ class ResultRecord:
         warnings: Sentences for the user.
         device: Where the network ran.
         timings: Seconds per stage.
-        samples: Stochastic passes.
+        samples: Stochastic passes; 0 for one pass.
         seed: Of the stochastic passes.
         created: When, ISO 8601 with the offset from UTC.
         networkLayers: Layers of the network that Grad-CAM can be taken at.
         paths: Names of the paths through the network whose numbers the layer "path" shows.
+        uncertainty: What the uncertainty maps come from, as `Segmented.uncertainty`.
         layers: Ids (`LayerKey.id`) of the layers that have a node; not in the JSON, the scene knows them.
     """
 
@@ -57,6 +58,7 @@ class ResultRecord:
     created: str = ""
     networkLayers: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    uncertainty: str = "samples"
     layers: tuple[str, ...] = ()
 
     @classmethod
@@ -86,6 +88,7 @@ class ResultRecord:
             created=created,
             networkLayers=payload.layers,
             paths=payload.paths,
+            uncertainty=payload.uncertainty,
         )
 
     def structure(self, key: str) -> StructureInfo | None:

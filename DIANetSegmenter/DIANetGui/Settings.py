@@ -25,7 +25,7 @@ class Settings:
         inputs: Volume node, or None, by the name of its modality.
         roi: Markups ROI node that says where to look; None lets the model find it.
         device: `"auto"`, `"cpu"`, `"cuda:N"` or `"mps"`.
-        samples: Stochastic passes; 0 for one plain pass.
+        samples: Stochastic passes; 0 for one pass; None for what suits the model, one pass or ten samples.
         seed: Of the stochastic passes.
         replace: Earlier result that the new one takes the place of.
         review: How low-confidence regions are looked for.
@@ -35,7 +35,7 @@ class Settings:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     roi: Any = None
     device: str = "auto"
-    samples: int = 10
+    samples: int | None = None
     seed: int = 0
     replace: Result | None = None
     review: ReviewOptions = field(default_factory=ReviewOptions)

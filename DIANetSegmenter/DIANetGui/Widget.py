@@ -97,7 +97,7 @@ class Panel:
             inputs=self.inputs.inputs(),
             roi=parameters.roi,
             device=parameters.device,
-            samples=int(parameters.samples),
+            samples=int(parameters.samples) or None,
             replace=None if parameters.addResult else self.logic.result,
             review=self.review.options(),
         )

@@ -117,8 +117,11 @@ def resultText(record: ResultRecord, limits: LightLimits | None = None) -> str:
     limits = limits or LightLimits()
     seconds = sum(record.timings.values())
     names = {structure.key: structure.name for structure in record.structures}
-    head = _("{model} on {device} in {seconds} s, {samples} samples").format(
-        model=record.model, device=record.device, seconds=f"{seconds:.0f}", samples=record.samples
+    head = _("{model} on {device} in {seconds} s, {uncertainty}").format(
+        model=record.model,
+        device=record.device,
+        seconds=f"{seconds:.0f}",
+        uncertainty=uncertaintyText(record),
     )
     found = [s for s in record.summaries if s.volume_ml > 0]
     rows = [_row(summary, names.get(summary.key, summary.key), limits) for summary in found[:_ROWS]]
@@ -134,6 +137,15 @@ def resultText(record: ResultRecord, limits: LightLimits | None = None) -> str:
         lines.append(escape(_("Paths of the layer Reliable path: {names}").format(names=numbered)))
     lines += [f"⚠ {escape(warning)}" for warning in record.warnings]
     return "".join(f"<div>{line}</div>" for line in lines)
+
+
+def uncertaintyText(record: ResultRecord) -> str:
+    """What the uncertainty of a result comes from, in a few words."""
+    if record.uncertainty == "one-pass":
+        return _("one pass in place of samples")
+    if record.uncertainty == "plain":
+        return _("one plain pass")
+    return _("{samples} samples").format(samples=record.samples)
 
 
 def stateText(state: str) -> str:

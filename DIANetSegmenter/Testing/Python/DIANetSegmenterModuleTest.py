@@ -55,7 +55,7 @@ class DIANetSegmenterModuleTest(unittest.TestCase):
         path = Path(slicer.app.temporaryPath) / "DIANetSettings.mrb"
         self.assertTrue(slicer.util.saveScene(str(path)))
         slicer.mrmlScene.Clear()
-        self.assertEqual(shown.parameters.samples, 10)
+        self.assertEqual(shown.parameters.samples, 0)
         slicer.util.loadScene(str(path))
         self.assertEqual(shown.parameters.samples, 7)
         self.assertAlmostEqual(shown.ui.opacitySlider.value, 0.25)
