@@ -16,18 +16,20 @@ import torch
 
 from DIANetLib import demo
 from DIANetLib.bundle import load_bundle
-from DIANetLib.bundle_schema import ModalitySpec
+from DIANetLib.bundle_schema import ModalitySpec, OnePassSpec
 from DIANetLib.cli import main
 from DIANetLib.errors import Cancelled, DependencyError, InputError
 from DIANetLib.formats.image import read_volume, write_volume
 from DIANetLib.inference.prediction import Progress
 from DIANetLib.network import FusionConfig
 from DIANetLib.network.config import AttentionConfig, ReliablePathConfig
+from DIANetLib.network.one_pass import OnePassHead
 from DIANetLib.volume import Geometry, Volume
 from DIANetLib.worker import case, jobs
 from DIANetLib.worker.jobs import SegmentRequest, segment
 from DIANetLib.worker.reading import ImageSource, assign_modalities, box_from_ras, box_of_mask
 from Testing.bundle.tiny import CONFIG, localiser, write_bundle
+from training.one_pass_store import add_one_pass
 
 GRID = Geometry((9, 13, 10), (1.0, 1.0, 1.0), (5.0, -3.0, 7.0), np.diag([-1.0, -1.0, 1.0]))
 
@@ -237,6 +239,39 @@ def test_the_command_prints_a_table_and_where_to_look(
     assert lines[-1] == "For research use only. Not a medical device."
     assert str(tmp_path / "o/report.html") in out
     assert "segmenting ..." in err.splitlines()
+
+
+@pytest.mark.usefixtures("short_report")
+def test_without_a_number_of_samples_a_model_with_a_one_pass_head_reads_one_pass(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = write_bundle(tmp_path / "models", "quick")
+    head = OnePassHead(CONFIG.spatial_dims, CONFIG.widths[0], CONFIG.classes, channels=4, depth=1)
+    spec = OnePassSpec(channels=4, depth=1)
+    add_one_pass(quick, head.state_dict(), spec, figures={}, section="## One pass\n\nGood.")
+    arguments = ["segment", str(place / "head.nii.gz"), "--explain", "none", "--quiet", "--output"]
+    said = {}
+    for model, output, more in (
+        (quick, "one", []),
+        (quick, "two", ["--samples", "2"]),
+        (place / "tiny", "ten", []),
+        (place / "tiny", "plain", ["--samples", "0"]),
+    ):
+        assert main([*arguments, str(tmp_path / output), "--model", str(model), *more]) == 0
+        record = json.loads((tmp_path / output / "result.json").read_text(encoding="utf-8"))
+        lines = capsys.readouterr().out.splitlines()
+        told = next(line for line in lines if line.startswith("Uncertainty from"))
+        said[output] = (record["samples"], record["uncertainty_from"], told)
+    assert said == {
+        "one": (0, "one-pass", "Uncertainty from one pass in place of samples."),
+        "two": (2, "samples", "Uncertainty from 2 samples."),
+        "ten": (10, "samples", "Uncertainty from 10 samples."),
+        "plain": (0, "plain", "Uncertainty from one plain pass."),
+    }
+    for name in ("one", "two"):
+        assert read_volume(tmp_path / name / "uncertainty_epistemic.nrrd").array.max() > 0
+    with pytest.raises(InputError, match="is constant: every voxel has the value 0"):
+        read_volume(tmp_path / "plain" / "uncertainty_epistemic.nrrd")
 
 
 @pytest.mark.usefixtures("short_report")

@@ -207,6 +207,12 @@ class TestInputs:
         request = latest(client, protocol.Segment)
         assert (request.samples, request.device, request.review.threshold) == (3, "cpu", 0.5)
 
+    def test_no_samples_leave_their_number_to_the_model(self, panel, head, client):
+        assert panel.parameters.samples == 0
+        panel.ui.segmentButton.click()
+
+        assert latest(client, protocol.Segment).samples is None
+
 
 class TestLayers:
     @pytest.fixture

@@ -80,6 +80,20 @@ def test_red_structures_are_named_the_worst_first():
     assert worst < other
 
 
+@pytest.mark.parametrize(
+    ("samples", "source", "text"),
+    [
+        (10, "samples", "10 samples"),
+        (0, "one-pass", "one pass in place of samples"),
+        (0, "plain", "one plain pass"),
+    ],
+)
+def test_what_the_uncertainty_comes_from_is_said(samples, source, text):
+    made = replace(record(), samples=samples, uncertainty=source)
+
+    assert f"hippocampus on cpu in 3 s, {text}" in plain(resultText(made))
+
+
 def test_what_was_not_found_is_named():
     found = StructureSummary(LEFT, 1.5, 0.9, 0.9)
     text = resultText(record(found, StructureSummary(RIGHT, 0.0, None, None)))
