@@ -11,7 +11,7 @@ are then measured at these. The model is a model folder, whose held-out cases ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ from training.compare_cost import costs
 from training.compare_methods import (
     MEAN_OF_ALL,
     MEAN_OF_SNAPSHOTS,
+    ONE_PASS,
     PLAIN,
     Method,
     chosen,
     methods,
     weights_of,
 )
+from training.compare_one_pass import one_pass_calibration, one_pass_network
 from training.compare_passes import SHIPPED
 from training.compare_report import report
 from training.compare_scores import case_figures, over_cases
@@ -91,8 +93,8 @@ class Fitted:
         calibrations: of the probability of an error.
     """
 
-    temperatures: Mapping[str, float]
-    calibrations: Mapping[str, ErrorCalibration]
+    temperatures: dict[str, float]
+    calibrations: dict[str, ErrorCalibration]
 
 
 def compare_methods(request: CompareRequest) -> dict[str, Any]:
@@ -113,12 +115,17 @@ def compare_methods(request: CompareRequest) -> dict[str, Any]:
     if not inner or not held_out:
         raise InputError("no inner or no held-out case has labels to compare with.")
     names = [path.name for path in request.snapshots]
-    asked = chosen(request.methods, methods(names))
+    one_pass = one_pass_network(model)
+    asked = chosen(request.methods, methods(names, one_pass=one_pass is not None))
     networks = _networks(model.network(), request, weights_of(asked))
+    if one_pass is not None:
+        networks[ONE_PASS] = for_inference(one_pass, torch.device("cpu"))
     hashes = {name: state_sha256(network.state_dict()) for name, network in networks.items()}
     runner = Runner(networks, hashes, config, folder / "cases", request.seed)
 
     fitted = fit_on_inner(runner, inner, asked)
+    if one_pass is not None:  # its probability of an error is not that of its answer, and has its own
+        fitted.calibrations[ONE_PASS] = one_pass_calibration(model)
     rows: dict[str, list[dict[str, float]]] = {method.name: [] for method in asked}
     for case in track(held_out, "held out", unit="case"):
         told, near = runner.told(case, asked, fitted.temperatures), runner.near(case)

@@ -56,11 +56,13 @@ class Told:
         probabilities: (K, V) mean over the passes.
         epistemic: (V,) entropy of the mean less mean of the entropies, nats.
         dice: (K - 1,) of the structures, over the whole case; NaN where neither has the structure.
+        error: (V,) what a one-pass head gives as the probability of an error; None elsewhere.
     """
 
     probabilities: FloatArray
     epistemic: FloatArray
     dice: npt.NDArray[np.float64]
+    error: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ class Runner:
         for method in methods:
             known = load_arrays(self._method_file(case, method), keys[method.name])
             if known is not None:
-                found[method.name] = Told(known["probabilities"], known["epistemic"], known["dice"])
+                found[method.name] = Told(**known)
         missing = [method for method in methods if method.name not in found]
         if not missing:
             return found
@@ -140,9 +142,11 @@ class Runner:
             method.name: RunningUncertainty((self.config.network.classes, *loaded.labels.shape))
             for method in missing
         }
+        heads: dict[str, tuple[Tensor, ...]] = {}
         for one, output in self._run(loaded, sorted({one for m in missing for one in m.passes})):
             for method in missing:
                 if one in method.passes:
+                    heads[method.name] = output.auxiliary
                     running[method.name].update(
                         probabilities_of(output, temperatures[method.name], method.noise)
                     )
@@ -150,17 +154,16 @@ class Runner:
             maps = running[method.name].finish()
             mean = maps.mean_probability.numpy()
             labels = mean.argmax(0)
-            made = Told(
-                mean[:, near.mask],
-                maps.epistemic.numpy()[near.mask],
-                structure_dice(labels, loaded.labels, self.config.network.classes),
-            )
-            save_arrays(
-                self._method_file(case, method),
-                keys[method.name],
-                {"probabilities": made.probabilities, "epistemic": made.epistemic, "dice": made.dice},
-            )
-            found[method.name] = made
+            arrays = {
+                "probabilities": mean[:, near.mask],
+                "epistemic": maps.epistemic.numpy()[near.mask],
+                "dice": structure_dice(labels, loaded.labels, self.config.network.classes),
+            }
+            if heads[method.name]:
+                error, share = (part[0, 0].numpy()[near.mask] for part in heads[method.name])
+                arrays |= {"epistemic": share * maps.total.numpy()[near.mask], "error": error}
+            save_arrays(self._method_file(case, method), keys[method.name], arrays)
+            found[method.name] = Told(**arrays)
         return found
 
     def _load(self, case: Case) -> PreparedCase:

@@ -18,6 +18,8 @@ from training.compare_passes import SHIPPED, Kind, Pass
 
 #: What every other method is compared with.
 PLAIN = "plain"
+#: The pass that is read by a head which was distilled from samples.
+ONE_PASS = "one-pass"
 #: Left and right, of (k, j, i).
 LEFT_RIGHT = (2,)
 #: Means of weights: of the snapshots, and of these and the shipped ones.
@@ -43,17 +45,20 @@ class Method:
     noise: bool = True
 
 
-def methods(snapshots: Sequence[str] = ()) -> tuple[Method, ...]:
+def methods(snapshots: Sequence[str] = (), *, one_pass: bool = False) -> tuple[Method, ...]:
     """All methods, the plain pass first.
 
     Args:
         snapshots: names of the networks at the ends of the cycles, if there are any.
+        one_pass: whether the model has a one-pass head.
     """
     mean = Pass()
     found = [
         Method(PLAIN, "one plain pass", (mean,), noise=False),
         Method("noise", "one plain pass, logit noise integrated out (32)", (mean,)),
     ]
+    if one_pass:
+        found.append(Method(ONE_PASS, "one plain pass, read by the one-pass head", (Pass(ONE_PASS),)))
     for count in DROPOUT_SAMPLES:
         found.append(
             Method(f"dropout-{count}", f"channel dropout alone, T = {count}", _drawn("dropout", count))

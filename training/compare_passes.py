@@ -132,5 +132,9 @@ def _turned_back(output: SegmentationOutput, axes: list[int], window: Window) ->
     def turned(tensor: Tensor) -> Tensor:
         return (tensor.flip(axes) if axes else tensor)[(slice(None), slice(None), *window.valid)]
 
-    log_variance = None if output.log_variance is None else turned(output.log_variance)
-    return replace(output, mean=turned(output.mean), log_variance=log_variance)
+    return replace(
+        output,
+        mean=turned(output.mean),
+        log_variance=None if output.log_variance is None else turned(output.log_variance),
+        auxiliary=tuple(turned(part) for part in output.auxiliary),  # in evaluation a one-pass head's alone
+    )

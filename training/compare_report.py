@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from training.compare_methods import ONE_PASS
+
 #: Columns of the table of total uncertainty: title, figure, decimals.
 _COLUMNS = (
     ("Dice", "dice", 4),
@@ -42,7 +44,7 @@ def report(summary: Mapping[str, Any]) -> list[str]:
     ]
     for name, method in methods.items():
         for ranking, ece, title in _RANKINGS:
-            if ranking == "epistemic" and method["passes"] < 2:
+            if ranking == "epistemic" and method["passes"] < 2 and name != ONE_PASS:
                 continue
             cells = [_cell(figures[name][ece], 4)] if ranking == "error" else ["–"]
             cells += [

@@ -37,7 +37,8 @@ def entropy(probabilities: FloatArray) -> FloatArray:
 
 def corrected_error(told: Told, calibration: ErrorCalibration) -> FloatArray:
     """The calibrated probability that each voxel's answer is wrong."""
-    error = np.clip(1.0 - told.probabilities.max(0), 0.0, 1.0)
+    error = 1.0 - told.probabilities.max(0) if told.error is None else told.error
+    error = np.clip(error, 0.0, 1.0)
     return calibration.apply(error, told.probabilities.argmax(0))
 
 
