@@ -2,11 +2,13 @@
 """What uncertainty costs: T samples with all maps, and one pass with all maps, in plain passes.
 
     python -m Testing.benchmarks.sampling_cost [MODEL] [--samples T] [--repeats N] [--threads N] [--device D]
+        [--cpu-time]
 
 MODEL is the name of an installed model or a model folder. Without one, or with `random`, a network of
 random weights stands in that is built like the shipped hippocampus model. Both sides are the same code on
 the same window, from the prepared image in memory to maps in memory; they alternate, and medians are
-compared, so that what else the machine does hits both alike.
+compared, so that what else the machine does hits both alike; `--cpu-time` counts only what this process
+computes, for machines that have much else to do.
 
 The plain pass is the network's forward and the softmax. With samples it is the same encoder once, the
 decoder T times, and total, aleatoric, epistemic, variance and heteroscedastic maps. One pass is the plain
@@ -77,6 +79,7 @@ def measure(
     repeats: int,
     temperature: float = 1.0,
     head: OnePassHead | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Cost:
     """Time all sides alternately on a window (1, M, *S), after one unmeasured round of each."""
     config = network.config
@@ -101,12 +104,12 @@ def measure(
     seconds: dict[Callable[[], None], list[float]] = {plain: [], sampled: [], one_pass: []}
     for round_ in range(repeats + 1):
         for work, times in seconds.items():
-            start = time.perf_counter()
+            start = clock()
             work()
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
             if round_:
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
     plain_s, sampled_s, one_pass_s = (statistics.median(times) for times in seconds.values())
     return Cost(plain_s, sampled_s, samples, one_pass_s)
 
@@ -119,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its own choice")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cpu-time", action="store_true", help="count what this process computes, on CPUs")
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -138,7 +142,15 @@ def main(argv: list[str] | None = None) -> int:
     x = torch.randn(1, network.config.modalities, *size, generator=torch.Generator().manual_seed(0)).to(
         device
     )
-    cost = measure(network, x, samples=options.samples, batch=plan.batch, repeats=options.repeats, head=head)
+    cost = measure(
+        network,
+        x,
+        samples=options.samples,
+        batch=plan.batch,
+        repeats=options.repeats,
+        head=head,
+        clock=time.process_time if options.cpu_time else time.perf_counter,
+    )
 
     print(f"{name}: window {' × '.join(map(str, size))}, {describe_device(device)}, ", end="")
     print(f"{torch.get_num_threads()} threads, median of {options.repeats}")
