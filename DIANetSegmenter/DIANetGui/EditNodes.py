@@ -129,13 +129,7 @@ def _addPlace(result: Result, place: Volume) -> Any:
     node.SetName(uniqueName(scene, _("DIANet place being edited")))
     node.SetSaveWithScene(False)
     node.SetAttribute(EDIT_MARK, "1")
-    node = scene.AddNode(node)
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetSaveWithScene(False)
-    display.SetVisibility3D(False)
-    display.SetVisibility2DFill(False)
-    display.SetVisibility2DOutline(True)
+    # With its segment and display: of what comes later the subject hierarchy complains, for want of an item.
     image = slicer.vtkOrientedImageData()
     image.ShallowCopy(imageFromArray(place.array))
     image.SetImageToWorldMatrix(matrixFromGeometry(place.geometry))
@@ -146,8 +140,14 @@ def _addPlace(result: Result, place: Volume) -> Any:
     segment.AddRepresentation(name, image)
     node.GetSegmentation().SetSourceRepresentationName(name)
     node.GetSegmentation().AddSegment(segment, "place")
+    display = scene.AddNewNodeByClass("vtkMRMLSegmentationDisplayNode")
+    display.SetSaveWithScene(False)
+    display.SetVisibility3D(False)
+    display.SetVisibility2DFill(False)
+    display.SetVisibility2DOutline(True)
+    node.SetAndObserveDisplayNodeID(display.GetID())
     node.SetAndObserveTransformNodeID(result.segmentationNode.GetTransformNodeID())
-    return node
+    return scene.AddNode(node)
 
 
 def _marked(result: Result, role: str) -> Any:
