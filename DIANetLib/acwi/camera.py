@@ -1,20 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI's Grad-CAM (Selvaraju et al., ICCV 2017; equation 30) of any score of a network, leaving no trace.
+"""Grad-CAM of any score of a network (equation 30), leaving no trace.
 
-MONAI leaves its hooks on the modules, clears gradients and switches training modes; all of that is undone.
+Features of a layer are weighed by gradients of the score and added up over the channels; what speaks for it
+is positive. Grad-CAM (Selvaraju et al., ICCV 2017) weighs a channel by the mean of its gradient over places,
+so that one that counts somewhere lights up wherever it is active. HiResCAM (Draelos and Carin, 2020,
+arXiv:2011.08891; of segmentations: Rheude et al., MELBA 2024) weighs place by place, so that only what acted
+on the score is seen; LayerCAM (Jiang et al., IEEE TIP 2021) does so with the positive gradients alone, which
+gives usable maps of fine layers too, to be put together with those of coarse ones.
+
+MONAI's Grad-CAM leaves its hooks on the modules, clears gradients and switches training modes; all of that is
+undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from monai.visualize.class_activation_maps import GradCAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["gradcam_map", "untouched", "upsampled"]
+__all__ = ["Weighting", "gradcam_map", "layers_and_scores", "untouched", "upsampled", "weighted"]
+
+#: How gradients weigh features: Grad-CAM, HiResCAM, LayerCAM.
+Weighting = Literal["mean", "place", "positive"]
+
+
+def weighted(features: Tensor, gradients: Tensor, weighting: Weighting) -> Tensor:
+    """ReLU of a layer's features, weighted by gradients and summed over the channels.
+
+    Args:
+        features: (C, *S_layer).
+        gradients: (C, *S_layer), of a score by the features.
+        weighting: By the "mean" of a channel's gradients, by each "place" of them, or by the "positive" ones.
+
+    Returns:
+        (*S_layer) float32, not scaled.
+    """
+    if weighting == "mean":
+        gradients = gradients.flatten(1).mean(1).reshape(-1, *[1] * (gradients.ndim - 1))
+    elif weighting == "positive":
+        gradients = gradients.relu()
+    return (features * gradients).sum(0).relu().float()
+
+
+def layers_and_scores(
+    model: nn.Module, layers: Sequence[str], run: Callable[[], Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """What layers put out and what the network makes of it, differentiable by them.
+
+    To be called where gradients are computed and within `untouched`.
+
+    Args:
+        model: The network.
+        layers: Names of the modules whose outputs are looked at.
+        run: Runs the network once.
+
+    Returns:
+        The layers' outputs, each (1, C, *S_layer), and what `run` gave.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(layer: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            # What lies before the first of the layers needs no gradient, nor memory to compute one.
+            kept[layer] = output if output.requires_grad else output.detach().clone().requires_grad_()
+            return kept[layer]
+
+        return hook
+
+    handles = [model.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        scores = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [kept[layer] for layer in layers], scores
 
 
 def gradcam_map(score: nn.Module, layer: str, start: Tensor, *, index: int = 0) -> Tensor:

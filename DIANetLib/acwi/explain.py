@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grad-CAM: which part of the image speaks for a structure (A4; paper, section 3.4, equation 30).
 
-The map is MONAI's `GradCAM` (Selvaraju et al., ICCV 2017) of the score "mean logit of the class over a
-region": over the whole predicted structure unless a mask is given (Seg-Grad-CAM, Vinogradova et al., AAAI
-2020). By default it is taken at the bottleneck, of the mean pass: no latent draws, no dropout.
+The score is the mean logit of the class over a region, of the mean pass: no latent draws, no dropout. The
+region is the whole predicted structure unless a mask is given (Seg-Grad-CAM, Vinogradova et al., AAAI 2020).
+By default the gradients weigh place by place (LayerCAM), and the maps of the bottleneck and of the decoder's
+coarse scales are put together: equation 30 as printed, with the mean over all places at the bottleneck, tells
+neither one region from another nor what matters from the segmentation (`python -m training explanations`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from DIANetLib.acwi.camera import gradcam_map, untouched, upsampled
-from DIANetLib.errors import Cancelled, InputError
-from DIANetLib.inference.grid import segmentation_layers
+from DIANetLib.acwi.camera import Weighting
+from DIANetLib.acwi.window_maps import DEFAULT_WEIGHTING, WindowMaps, scaled
+from DIANetLib.errors import Cancelled
 from DIANetLib.inference.sampling import interruptible
 from DIANetLib.inference.sliding_window import Window, round_up, whole_window
 from DIANetLib.preprocess import Prepared, part_of, restore_box
@@ -28,12 +29,10 @@ from DIANetLib.resample import resample
 from DIANetLib.volume import Volume
 
 if TYPE_CHECKING:
-    from DIANetLib.network import DIANet, Encoded
+    from DIANetLib.network import DIANet
     from DIANetLib.structures import Structure
 
 __all__ = ["Seen", "explain", "gradcam"]
-
-DEFAULT_LAYER = "bottleneck"
 
 
 class Seen(Protocol):
@@ -57,7 +56,8 @@ def gradcam(
     x: Tensor,
     structure_value: int,
     *,
-    layer: str = DEFAULT_LAYER,
+    layer: str | None = None,
+    weighting: Weighting = DEFAULT_WEIGHTING,
     mask: Tensor | None = None,
     available: Tensor | None = None,
 ) -> Tensor:
@@ -67,21 +67,21 @@ def gradcam(
         model: The network; afterwards it is as it was (hooks, gradients, modes).
         x: Preprocessed window, (1, M, *S), on the network's device.
         structure_value: Output channel of the structure, 1 to K - 1.
-        layer: One of `segmentation_layers(model)`.
+        layer: One of `DIANetLib.inference.grid.segmentation_layers`; None for those of
+            `DIANetLib.acwi.window_maps.default_layers` together.
+        weighting: Of the features by the gradients, see `DIANetLib.acwi.camera`; "mean" is (30) as printed.
         mask: Where the score is taken, (*S) bool; None for the voxels that the network gives to the
             structure. If there are none, every voxel counts with the structure's probability.
         available: (1, M) bool, which modalities are there; None for all of them.
 
     Returns:
-        (*S) float32, non-negative, scaled to a maximum of 1, linearly interpolated from the layer's grid; all
-        zero where nothing speaks for the structure.
+        (*S) float32, non-negative, scaled to a maximum of 1, linearly interpolated from the layers' grids;
+        all zero where nothing speaks for the structure.
 
     Raises:
         InputError: There is no such layer or structure, or the mask is empty or has another shape.
     """
-    raw = upsampled(_Window(model, x, available).map(structure_value, layer, mask)[0], x.shape[2:])
-    peak = raw.max()
-    return raw / peak if peak > 0 else raw
+    return scaled(WindowMaps(model, x, available).map(structure_value, layer, weighting, mask)[0])
 
 
 def explain(
@@ -91,7 +91,8 @@ def explain(
     keys: Collection[str],
     *,
     window: tuple[int, int, int],
-    layer: str = DEFAULT_LAYER,
+    layer: str | None = None,
+    weighting: Weighting = DEFAULT_WEIGHTING,
     progress: Callable[[int, int], None] | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> dict[str, Volume]:
@@ -108,7 +109,8 @@ def explain(
         labels: The labelmap that was found, on the input's grid.
         keys: Which structures to explain.
         window: The model's window (i, j, k), voxels of its own grid.
-        layer: One of `segmentation_layers(model)`.
+        layer: As for `gradcam`.
+        weighting: As for `gradcam`.
         progress: Called with the structures done and their number.
         cancel: Asked before every window and every layer of the network.
 
@@ -124,7 +126,7 @@ def explain(
     done = 0
     for region in regions:
         found = _on_network_grid(labels.array, region.prepared)
-        scan = _Scan(model, region.prepared.array, region.available, window, layer, cancel)
+        scan = _Scan(model, region.prepared.array, region.available, window, layer, weighting, cancel)
         for channel, structure in enumerate(region.structures, start=1):
             if structure.key not in maps:
                 continue
@@ -141,79 +143,8 @@ def explain(
     return {key: labels.with_array(array, name=f"Grad-CAM {key}") for key, array in maps.items()}
 
 
-class _Window:
-    """One window whose deterministic half is computed once for all structures."""
-
-    def __init__(self, model: DIANet, x: Tensor, available: Tensor | None) -> None:
-        # Tensors made under a caller's inference_mode cannot take part in a backward pass; their copies can.
-        with torch.inference_mode(False):
-            self.x = x.detach().clone()
-            with torch.no_grad(), untouched(model):
-                model.eval()
-                self.encoded: Encoded = model.encode(self.x, available, heads=["segmentation"])
-        self.model, self.available = model, available
-
-    def map(self, channel: int, layer: str, mask: Tensor | None) -> tuple[Tensor, int]:
-        """Raw map (*S_layer) and the number of voxels that the score was taken over."""
-        model = self.model
-        layers = segmentation_layers(model)
-        if layer not in layers:
-            raise InputError(f"There is no layer {layer!r} to explain; there are {', '.join(layers)}.")
-        if not 1 <= channel < model.config.classes:
-            raise InputError(f"There is no structure {channel}; expected 1 to {model.config.classes - 1}.")
-        if mask is not None and (mask.shape != self.x.shape[2:] or not bool(mask.any())):
-            raise InputError(
-                f"The region to explain must hold a voxel and have the window's shape"
-                f" {tuple(self.x.shape[2:])}, got {int(mask.sum())} voxels in {tuple(mask.shape)}."
-            )
-        # Up to the bottleneck everything is computed already, unless the layer lies before it.
-        deep = layer == DEFAULT_LAYER or layer.startswith("segmentation.")
-        with torch.inference_mode(False), torch.enable_grad(), untouched(model):
-            score = _Score(model, channel, mask, self.encoded if deep else None, self.available)
-            start = self.encoded.features if deep else self.x
-            raw = gradcam_map(score, f"model.{layer}", start)
-        return raw, score.voxels
-
-
-class _Score(nn.Module):
-    """(1, 1): mean logit of a class over a mask, from the image or from the bottleneck's features."""
-
-    def __init__(
-        self,
-        model: DIANet,
-        channel: int,
-        mask: Tensor | None,
-        encoded: Encoded | None,
-        available: Tensor | None,
-    ) -> None:
-        super().__init__()
-        self.model, self.available = model, available
-        self.channel, self.mask, self.encoded = channel, mask, encoded
-        self.voxels = 0
-
-    def forward(self, start: Tensor) -> Tensor:
-        if self.encoded is None:
-            output = self.model(start, available=self.available)
-        else:
-            output = self.model.decode(replace(self.encoded, features=start), heads=["segmentation"])
-        logits: Tensor = output.segmented.mean[0].float()  # (K, *S)
-        weight = self._weight(logits.detach()).to(logits)
-        return ((logits[self.channel] * weight).sum() / weight.sum()).reshape(1, 1)
-
-    def _weight(self, logits: Tensor) -> Tensor:
-        if self.mask is None:
-            own = logits.argmax(0) == self.channel
-            self.voxels = int(own.sum())
-            if self.voxels:
-                return own
-            share = torch.log_softmax(logits, 0)[self.channel]
-            return (share - share.max()).exp()  # to scale, as the probabilities themselves may round to zero
-        self.voxels = int(self.mask.sum())
-        return self.mask
-
-
 class _Scan:
-    """Windows over a prepared image; their deterministic halves are shared between structures."""
+    """Windows over a prepared image; the pass through a window is shared between structures."""
 
     def __init__(
         self,
@@ -221,10 +152,12 @@ class _Scan:
         array: npt.NDArray[np.float32],
         available: Sequence[bool],
         window: tuple[int, int, int],
-        layer: str,
+        layer: str | None,
+        weighting: Weighting,
         cancel: Callable[[], bool] | None,
     ) -> None:
-        self.model, self.layer, self.cancel = model, layer, cancel
+        self.model, self.cancel = model, cancel
+        self.layer, self.weighting = layer, weighting
         self.image = torch.from_numpy(array)
         self.shape = tuple(array.shape[1:])
         self.flat = model.config.spatial_dims == 2
@@ -233,7 +166,7 @@ class _Scan:
         self.device = next(model.parameters()).device
         everything = all(available)
         self.available = None if everything else torch.tensor([list(available)], device=self.device)
-        self._kept: tuple[Window, _Window] | None = None
+        self._kept: tuple[Window, WindowMaps] | None = None
 
     def check(self) -> None:
         """Stop where the user asked to."""
@@ -252,18 +185,19 @@ class _Scan:
             if voxels and not bool(part.any()):
                 continue
             seen = self._seen(window)
-            raw, over = seen.map(channel, self.layer, (part[0] if self.flat else part) if voxels else None)
-            up = upsampled(raw, seen.x.shape[2:]).cpu().numpy()
+            inside = (part[0] if self.flat else part) if voxels else None
+            found_there, over = seen.map(channel, self.layer, self.weighting, inside)
+            up = found_there.cpu().numpy()
             up = (up[None] if self.flat else up)[window.valid]
             total[window.slices] += up * (over / voxels if voxels else 1.0)
             count[window.slices] += 1
         total /= np.maximum(count, 1)
         return total
 
-    def _seen(self, window: Window) -> _Window:
+    def _seen(self, window: Window) -> WindowMaps:
         if self._kept is None or self._kept[0] != window:
             x = window.cut(self.image)[None].to(self.device)
-            self._kept = window, _Window(self.model, x[:, :, 0] if self.flat else x, self.available)
+            self._kept = window, WindowMaps(self.model, x[:, :, 0] if self.flat else x, self.available)
         return self._kept[1]
 
     def _windows(self, mask: npt.NDArray[np.bool_]) -> list[Window]:

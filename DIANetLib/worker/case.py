@@ -184,11 +184,13 @@ def explain_seen(
 ) -> tuple[dict[str, Volume], tuple[str, ...]]:
     """Grad-CAM of structures where they were segmented, or on the CPU if memory is short; and warnings.
 
+    Without a layer it is of those of `DIANetLib.acwi.window_maps.default_layers` together.
+
     Raises:
         Cancelled: `cancel` said so.
         InputError: There is no such layer.
     """
-    from DIANetLib.acwi.explain import DEFAULT_LAYER, explain
+    from DIANetLib.acwi.explain import explain
 
     stop_if(cancel)
     report(Progress("explain", 0, len(keys)))
@@ -200,7 +202,7 @@ def explain_seen(
             seen.labels,
             keys,
             window=model.window,
-            layer=layer or DEFAULT_LAYER,
+            layer=layer,
             progress=lambda done, total: report(Progress("explain", done, total)),
             cancel=cancel,
         )

@@ -328,7 +328,7 @@ class Explain:
         result: Id of the `Segment` request.
         structures: Keys of structures of the result.
         region: Only the structure's part in this box is explained; None for all of it.
-        layer: Layer of the network; None for the bottleneck.
+        layer: Layer of the network; None for those that are shown together by default.
     """
 
     id: str

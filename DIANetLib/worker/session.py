@@ -135,7 +135,7 @@ class Session:
             result: Name of the result.
             structures: Keys of its structures.
             region: Only the structures' parts in this box are explained; None for all of them.
-            layer: Layer of the network; None for the bottleneck.
+            layer: Layer of the network; None for those that are shown together by default.
             job: Told how far it is, and asked whether to go on.
 
         Raises:
