@@ -11,6 +11,7 @@ from training.arguments import count
 _CONFIG_HELP = "how the data is read and divided (default: training/configs/NAME.yaml of the model's name)"
 _CASES_HELP = "cases that are randomised, perturbed and asked for regions (default: 14)"
 _CONTEXT_HELP = "so many also by plain gradients and occlusion, which takes long (default: none)"
+_STORE_HELP = "put the figures into the model folder: metadata and card change, the weights do not"
 _INNER_HELP = "look at the inner cases, on which choices are made, in place of the held-out ones"
 
 
@@ -33,6 +34,7 @@ def add_explanations(parser: argparse.ArgumentParser) -> None:
         help="stochastic passes of the worklist (default: 10)",
     )
     add("--inner", action="store_true", help=_INNER_HELP)
+    add("--store", action="store_true", help=_STORE_HELP)
     add("--seed", type=count, default=0, metavar="N", help="of weights, orders and bootstrap (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add("--threads", type=count, metavar="N", help="CPU threads of this process")
@@ -45,6 +47,7 @@ def explanations_command(options: argparse.Namespace) -> None:
     from training.data_folder import data_folder
     from training.distributed import single_device
     from training.explanation import FOLDER, ExplanationRequest, explanations
+    from training.explanation_store import store_explanations
     from training.explanation_tables import table
 
     file = options.config
@@ -68,4 +71,7 @@ def explanations_command(options: argparse.Namespace) -> None:
         )
     )
     print("\n".join(table(summary)))
+    if options.store:
+        store_explanations(options.model, summary)
+        print(f"stored in: {options.model}")
     print(f"written: {options.output / FOLDER}")

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from DIANetLib.bundle import load_bundle
+from DIANetLib.bundle_export import CARD
 from DIANetLib.errors import InputError
 from DIANetLib.inference.sliding_window import Window
+from DIANetLib.model_folders import WEIGHTS
 from DIANetLib.network import DIANet, NetworkConfig, SegmentationOutput
 from DIANetLib.network.output import DIANetOutput
 from Testing.bundle.tiny import structures, write_bundle
@@ -24,6 +27,7 @@ from training.explanation_case import Place, pointing, regions, values_of
 from training.explanation_maps import CAMS, Shown, cubes, gradient, occlusion
 from training.explanation_measures import area_under
 from training.explanation_perturb import Perturbed, PerturbSettings, areas, cube_order, soft_dice
+from training.explanation_store import HEADING, store_explanations
 from training.explanation_tables import GATES, passed, summarise
 
 SHAPE = (8, 10, 12)
@@ -230,6 +234,23 @@ def test_the_command_measures_held_out_cases_and_goes_on_where_it_stopped(
     again = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     for key in ("pointing", "cascade", "perturbation", "regions", "context", "passed"):
         assert again[key] == summary[key]
+
+
+def test_figures_go_into_the_card_and_the_metadata_and_leave_the_weights(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+):
+    weights = (folder / WEIGHTS).read_bytes()
+    assert main([*call(folder, data), "--store"]) == 0
+    assert main([*call(folder, data), "--store"]) == 0  # in place of what was stored
+    assert (folder / WEIGHTS).read_bytes() == weights
+    card = (folder / CARD).read_text(encoding="utf-8")
+    assert card.count(HEADING) == 1
+    assert "| maximum within 3 mm |" in card
+    assert set(load_bundle(folder).metadata.dianet.figures["explanations"]["passed"]["ours"]) == set(GATES)
+    assert main([*call(folder, data), "--store", "--inner"]) == 2
+    assert "on which choices are made" in capsys.readouterr().err
+    with pytest.raises(InputError, match="are of other weights"):
+        store_explanations(folder, {"weights_sha256": "0" * 64, "part": "held out"})
 
 
 def test_what_cannot_be_measured_gets_a_sentence(folder: Path, data: Path, tmp_path: Path):
