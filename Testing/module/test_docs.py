@@ -38,7 +38,7 @@ def test_every_error_text_of_the_table_is_one_that_the_program_has():
 def test_every_picture_is_there():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", PAGE.read_text(encoding="utf-8"))
 
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert [name for name in pictures if not (PAGE.parent / name).is_file()] == []
 
 
