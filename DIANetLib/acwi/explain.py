@@ -5,7 +5,7 @@ The score is the mean logit of the class over a region, of the mean pass: no lat
 region is the whole predicted structure unless a mask is given (Seg-Grad-CAM, Vinogradova et al., AAAI 2020).
 By default the gradients weigh place by place (LayerCAM), and the maps of the bottleneck and of the decoder's
 coarse scales are put together: equation 30 as printed, with the mean over all places at the bottleneck, tells
-neither one region from another nor what matters from the segmentation (`python -m training explanations`).
+no region from another and names less of what matters (`python -m training explanations`).
 """
 
 from __future__ import annotations

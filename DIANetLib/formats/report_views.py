@@ -3,7 +3,7 @@
 
 The scales of the overlays are fixed, so that the pictures of two cases can be compared: total uncertainty
 from 0 to ln 2 nats (as unsure as between two equally probable labels), epistemic uncertainty from 0 to 0.2
-nats, Grad-CAM from 0 to 1 (relative to the map's own maximum). Grad-CAM is Eq. 30 of the paper, the
+nats, Grad-CAM from 0 to 1 (relative to the map's own maximum). Grad-CAM follows Eq. 30 of the paper, the
 uncertainties are Eqs. 33 and 35.
 """
 
