@@ -8,6 +8,7 @@
     NAME/models/model.safetensors   the weights, float16 or float32
     NAME/models/atlas.safetensors   where each class is expected, float16, if the model was fitted with one
     NAME/models/one_pass.safetensors  the head that stands for samples in one pass, float32, if there is one
+    NAME/models/familiarity.safetensors  what the encoder saw on the fitted cases, if that was kept
 
 Loading reads two files, JSON and safetensors, and executes nothing from the folder: no pickles, no
 TorchScript, no expressions of a config. Every file that isn't as it should be gets a `BundleError` with a
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
+from DIANetLib.acwi.familiarity import FamiliarityModel
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_export import make_metadata, save_bundle
+from DIANetLib.bundle_familiarity import load_familiarity
 from DIANetLib.bundle_schema import (
     BundleMetadata,
     ClassSpec,
@@ -150,6 +153,15 @@ class LoadedModel:
     def quality(self) -> QualityModel | None:
         """What turns the agreement of samples into expected Dice; None where it was not fitted."""
         return self.metadata.dianet.quality
+
+    @cached_property
+    def familiarity(self) -> FamiliarityModel | None:
+        """What tells whether an image is like those fitted; None where that was not kept.
+
+        Raises:
+            BundleError: The file is missing, damaged, or another one.
+        """
+        return load_familiarity(self.path, self.metadata.dianet)
 
     @property
     def one_pass(self) -> OnePassSpec | None:

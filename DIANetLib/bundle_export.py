@@ -144,6 +144,8 @@ def save_bundle(
             size_bytes=len(stored_atlas),
         )
         section = section.model_copy(update={"atlas": spec})
+    # What the encoder saw belongs to the weights that it was seen with.
+    section = section.model_copy(update={"familiarity": None})
     metadata = metadata.model_copy(update={"dianet": section})
     temporary: Path | None = None
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
+from DIANetLib.acwi.familiarity import FamiliarityScale
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.model_folders import FORMAT_VERSION
 from DIANetLib.structures import Code, Structure, check_unique
@@ -30,6 +31,7 @@ __all__ = [
     "BundleMetadata",
     "ClassSpec",
     "DianetSection",
+    "FamiliaritySpec",
     "LocaliserSpec",
     "ModalitySpec",
     "OnePassSpec",
@@ -152,6 +154,24 @@ class OnePassSpec(_Frozen):
     size_bytes: int = Field(default=0, ge=0)
 
 
+class FamiliaritySpec(_Frozen):
+    """The file `models/familiarity.safetensors`: what the encoder saw on the cases that were fitted.
+
+    Attributes:
+        levels: Turns a distance from them into words.
+        rest: Inverse of the variance along all directions without an axis of their own.
+        cases: How many cases there were.
+        sha256: Hash of the file, hexadecimal.
+        size_bytes: Length of the file.
+    """
+
+    levels: FamiliarityScale
+    rest: float = Field(gt=0.0)
+    cases: int = Field(default=0, ge=0)
+    sha256: str = Field(default="0" * 64, pattern=_SHA256)
+    size_bytes: int = Field(default=0, ge=0)
+
+
 class DianetSection(_Frozen):
     """What DIANet needs to run a model.
 
@@ -172,6 +192,7 @@ class DianetSection(_Frozen):
         localiser: Which model finds the region to look at, if one is needed.
         quality: What turns the agreement of samples into expected Dice, if it was fitted.
         one_pass: The head that stands for the samples in one pass, if there is one.
+        familiarity: What tells whether an image is like those fitted, if it was fitted.
         training: How the weights came about: data, split, steps, seed.
         figures: Measured on cases not trained on.
         sha256: Hash of the weight file, hexadecimal.
@@ -193,6 +214,7 @@ class DianetSection(_Frozen):
     localiser: LocaliserSpec | None = None
     quality: QualityModel | None = None
     one_pass: OnePassSpec | None = None
+    familiarity: FamiliaritySpec | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     figures: dict[str, Any] = Field(default_factory=dict)
     sha256: str = Field(default="0" * 64, pattern=_SHA256)

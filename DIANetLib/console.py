@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from DIANetLib.acwi.familiarity import familiarity_line
 from DIANetLib.acwi.quality import DEFAULT_LIMITS, LightLimits, light, sentence
 from DIANetLib.errors import Cancelled, DIANetError
 
@@ -136,7 +137,8 @@ def structure_table(prediction: Prediction) -> str:
 def quality_lines(prediction: Prediction, limits: LightLimits = DEFAULT_LIMITS) -> list[str]:
     """What quality to expect, a sentence a structure with its traffic light, what is worst first.
 
-    Of many structures, those that are green are left out.
+    Last, where the model can tell, whether the image is like what it was fitted on. Of many structures,
+    those that are green are left out.
 
     Args:
         prediction: What was computed.
@@ -158,7 +160,8 @@ def quality_lines(prediction: Prediction, limits: LightLimits = DEFAULT_LIMITS) 
     if left_out:
         of = f"{left_out} of {len(judged)} structures"
         lines.append(f"{of}: expected Dice {limits.green:.2f} or more, green")
-    return lines
+    line = familiarity_line(prediction.familiarity)
+    return [*lines, line] if line else lines
 
 
 def region_line(regions: Sequence[Region], prediction: Prediction) -> str:

@@ -12,6 +12,7 @@ from DIANetLib.errors import BundleError
 
 __all__ = [
     "ATLAS",
+    "FAMILIARITY",
     "FORMAT_VERSION",
     "METADATA",
     "ONE_PASS",
@@ -30,6 +31,7 @@ METADATA = Path("configs/metadata.json")
 WEIGHTS = Path("models/model.safetensors")
 ATLAS = Path("models/atlas.safetensors")
 ONE_PASS = Path("models/one_pass.safetensors")
+FAMILIARITY = Path("models/familiarity.safetensors")
 
 #: What to do about a model whose files are not what they were.
 REINSTALL = "Install or copy the model again."

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING
 
+from DIANetLib.acwi.familiarity import familiarity_line
 from DIANetLib.acwi.quality import DEFAULT_LIMITS, light, sentence
 from DIANetLib.formats.class_report import class_section
 from DIANetLib.formats.report_parts import (
@@ -87,7 +88,9 @@ def render_report(
         "<section><h2>Summary</h2>",
         '<ul class="summary">',
         *(_summary(s, prediction) for s in prediction.structures),
-        "</ul></section>",
+        "</ul>",
+        _familiarity(prediction),
+        "</section>",
         _structure_table(prediction),
         "<section><h2>Where it is</h2>",
         f"<p>{escape(_convention(prediction))}</p>",
@@ -121,6 +124,11 @@ def _summary(structure: Structure, prediction: Prediction) -> str:
     # The word says what the colour says, for those who cannot tell colours apart.
     badge = f'<span class="light {colour}">{colour}</span>'
     return f"<li>{_swatch(structure.color)}{escape(text)}. {badge}</li>"
+
+
+def _familiarity(prediction: Prediction) -> str:
+    line = familiarity_line(prediction.familiarity)
+    return f"<p>{escape(line)}.</p>" if line else ""
 
 
 def _convention(prediction: Prediction) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from DIANetLib import __version__
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.quality import LEVEL
 from DIANetLib.inference.classification import Classification
 from DIANetLib.inference.prediction import UNCERTAINTY_KINDS, ModelRef, PathMap, Prediction
@@ -112,6 +113,7 @@ def result_record(
             {"lo": list(box.lo), "hi": list(box.hi)} for box in prediction.regions_of_interest
         ],
         "structures": [_structure(s, prediction, means[s.key]) for s in prediction.structures],
+        "familiarity": [_familiarity(found) for found in prediction.familiarity],
         "classification": [classification_record(found) for found in prediction.classifications],
         "reliable_path": None if path is None else _path(path, prediction),
         "low_confidence_regions": low_confidence_regions,
@@ -157,6 +159,15 @@ def classification_record(found: Classification) -> dict[str, Any]:
             "epistemic": found.epistemic,
         },
         "samples": found.samples,
+    }
+
+
+def _familiarity(found: Familiarity) -> dict[str, Any]:
+    return {
+        "region": found.region or None,
+        "grade": found.grade,
+        "score": found.score,
+        "fitted_on": found.about or None,
     }
 
 

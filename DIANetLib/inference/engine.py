@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
+from DIANetLib.acwi.familiarity import Familiarity, familiarity_warning, feature_vector
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.acwi.uncertainty import UncertaintyMaps
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec, OnePassSpec
@@ -35,6 +36,7 @@ from DIANetLib.volume import Volume
 
 __all__ = [
     "USUAL_SAMPLES",
+    "FamiliarityJudge",
     "Model",
     "Region",
     "Segmenter",
@@ -45,6 +47,13 @@ __all__ = [
 
 #: T where nobody asked for a number and one pass would not do.
 USUAL_SAMPLES = 10
+
+
+class FamiliarityJudge(Protocol):
+    """What is asked of a model's `FamiliarityModel`."""
+
+    def judge(self, features: npt.NDArray[np.float64], region: str = ...) -> Familiarity:
+        """How familiar the pooled features (D,) of a region are."""
 
 
 class Model(NetworkSource, Protocol):
@@ -85,6 +94,10 @@ class Model(NetworkSource, Protocol):
     @property
     def one_pass(self) -> OnePassSpec | None:
         """The head that tells from one pass what samples would, if there is one."""
+
+    @property
+    def familiarity(self) -> FamiliarityJudge | None:
+        """What tells whether a region is like what the model was fitted on."""
 
     def load_localiser(self) -> Model | None:
         """The model that finds the region."""
@@ -287,6 +300,7 @@ class _Run:
                         "and were left out."
                     )
                 self.meter.advance()
+        familiarity = self._familiarity(regions, results)
         prediction = canvas.prediction(
             samples=self.samples,
             device=describe_device(self.device),
@@ -299,7 +313,21 @@ class _Run:
             frame=aligned[0],
             one_pass=self.one_pass is not None,
         )
-        return prediction, regions
+        return replace(prediction, familiarity=familiarity), regions
+
+    def _familiarity(
+        self, regions: Sequence[Region], results: Sequence[UncertaintyMaps]
+    ) -> tuple[Familiarity, ...]:
+        """How familiar each region is, with a warning about those that are not."""
+        judge, sides = self.model.familiarity, [region.structures[0].side for region in regions]
+        found = tuple(
+            judge.judge(feature_vector(maps.pooled.means, maps.pooled.deviations), side or "")
+            for maps, side in zip(results, sides, strict=True)
+            if judge is not None and maps.pooled is not None
+        )
+        warning = familiarity_warning(found)
+        self.warnings += [warning] if warning else []
+        return found
 
     def _regions(
         self, volumes: Sequence[Volume], roi: Box | None
@@ -407,6 +435,7 @@ class _Run:
             seed=self.seed,
             first_window=first_window,
             one_pass=self.one_pass is not None and model is self.model,
+            pooled=model is self.model and model.familiarity is not None,
         )
 
     def _maps(self, run: GridRun) -> UncertaintyMaps:

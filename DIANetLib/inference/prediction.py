@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.quality import DiceEstimate, QualityFeatures
 from DIANetLib.errors import InputError
 
@@ -208,6 +209,8 @@ class Prediction:
         quality: What the samples, or the one pass, tell of each structure; None if it is empty, no entry for
             less than two samples without a one-pass head.
         one_pass: Whether a one-pass head told the uncertainty in place of samples.
+        familiarity: How much each region that was read, in the order of `regions_of_interest`, is like what
+            the model was fitted on; empty where the model cannot tell.
     """
 
     geometry: Geometry
@@ -232,6 +235,7 @@ class Prediction:
     dice_interval: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     quality: Mapping[str, QualityFeatures | None] = field(default_factory=dict)
     one_pass: bool = False
+    familiarity: tuple[Familiarity, ...] = ()
 
     @property
     def uncertainty_from(self) -> UncertaintySource:

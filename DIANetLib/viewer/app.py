@@ -126,6 +126,7 @@ class Viewer:
         created = folder.created.replace("T", " ")[:16]
         state.case_lines = [str(folder.directory), f"Model {folder.model}; {created}"]
         state.warnings = list(folder.warnings)
+        state.familiarity = folder.familiarity
         state.layers = [
             {"title": "No layer", "value": NO_LAYER},
             *({"title": layer.title, "value": layer.id} for layer in folder.layers),

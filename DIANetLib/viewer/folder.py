@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from DIANetLib.acwi.familiarity import Familiarity, familiarity_line
 from DIANetLib.acwi.quality import DiceEstimate
 from DIANetLib.errors import DIANetError, InputError
 from DIANetLib.formats.dicom import list_series, read_series
@@ -94,6 +95,7 @@ class Folder:
         model: Name and version of the model.
         created: When, ISO 8601.
         warnings: What the run warned of.
+        familiarity: Whether the image is like what the model was fitted on; empty where not known.
         problems: What of the folder cannot be shown, as sentences.
     """
 
@@ -106,6 +108,7 @@ class Folder:
     model: str
     created: str
     warnings: tuple[str, ...]
+    familiarity: str
     problems: tuple[str, ...]
 
 
@@ -125,6 +128,7 @@ def read_folder(directory: str | os.PathLike[str]) -> Folder:
         model = f"{record['model']['name']} {record['model']['version']}"
         files = record["files"]
         segmentation = folder / Path(files["segmentation"]).name
+        familiarity = familiarity_line([_familiarity(row) for row in record.get("familiarity") or ()])
     except DIANetError as error:
         raise InputError(f"{folder / _RESULT} has an entry that cannot be used: {error.message}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -149,6 +153,7 @@ def read_folder(directory: str | os.PathLike[str]) -> Folder:
         model=model,
         created=str(record.get("created", "")),
         warnings=tuple(str(text) for text in record.get("warnings") or ()),
+        familiarity=familiarity,
         problems=tuple(problems),
     )
 
@@ -309,6 +314,10 @@ def _dice(row: Any) -> DiceEstimate | None:
         return None
     low, high = row.get("interval") or (None, None)
     return DiceEstimate(row["value"], low, high)
+
+
+def _familiarity(row: Mapping[str, Any]) -> Familiarity:
+    return Familiarity(float(row["score"]), row["grade"], row.get("region") or "")
 
 
 def _input(row: Mapping[str, Any]) -> Input:

@@ -345,6 +345,7 @@ def _structures() -> None:
             html.Span(classes="dn-dot", style=("`background: ${row.light_color}`",))
             html.Span("{{ row.quality }}", style="flex: 1")
             html.Span("{{ row.light_word }}", style=("`color: ${row.light_color}`",), classes="dn-light")
+    html.Div("{{ familiarity }}", v_if="familiarity", classes="dn-quality dn-familiarity")
     with html.Div(classes="dn-slider mt-2"):
         html.Span("Lights")
         v3.VRangeSlider(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from DIANetLib.acwi.familiarity import familiarity_line
 from DIANetLib.catalogue import structure_info
 from DIANetLib.errors import InputError, WorkerError
 from DIANetLib.inference.prediction import Box, InnerMaps, Prediction, Progress
@@ -140,6 +141,7 @@ class Answers:
             layers=found.layers,
             paths=() if case.inner.path is None else case.inner.path.names,
             uncertainty=prediction.uncertainty_from,
+            familiarity=familiarity_line(prediction.familiarity),
         )
 
     def _explain(self, request: Explain, job: Job) -> Explained:

@@ -467,6 +467,8 @@ class Segmented:
             empty where there is no such map.
         uncertainty: What the uncertainty maps come from: `"samples"`, `"one-pass"`, or `"plain"` where only
             the total is known.
+        familiarity: Whether the image is like what the model was fitted on, a line for people; empty where
+            the model cannot tell.
     """
 
     labels: SharedVolume
@@ -485,6 +487,7 @@ class Segmented:
     layers: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     uncertainty: str = "samples"
+    familiarity: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class ResultRecord:
         networkLayers: Layers of the network that Grad-CAM can be taken at.
         paths: Names of the paths through the network whose numbers the layer "path" shows.
         uncertainty: What the uncertainty maps come from, as `Segmented.uncertainty`.
+        familiarity: Whether the image is like what the model was fitted on, in words; empty where not known.
         layers: Ids (`LayerKey.id`) of the layers that have a node; not in the JSON, the scene knows them.
     """
 
@@ -59,6 +60,7 @@ class ResultRecord:
     networkLayers: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     uncertainty: str = "samples"
+    familiarity: str = ""
     layers: tuple[str, ...] = ()
 
     @classmethod
@@ -89,6 +91,7 @@ class ResultRecord:
             networkLayers=payload.layers,
             paths=payload.paths,
             uncertainty=payload.uncertainty,
+            familiarity=payload.familiarity,
         )
 
     def structure(self, key: str) -> StructureInfo | None:

@@ -131,6 +131,7 @@ def resultText(record: ResultRecord, limits: LightLimits | None = None) -> str:
     lines = [f"<b>{escape(head)}</b>", table if rows else escape(_("No structure was found."))]
     if len(found) > _ROWS:
         lines.append(escape(_("and {count} more").format(count=len(found) - _ROWS)))
+    lines += [escape(record.familiarity)] if record.familiarity else []
     lines += _warnings(record, names, limits)
     if record.paths:
         numbered = ", ".join(f"{n} {name}" for n, name in enumerate(record.paths, start=1))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.quality import LightLimits
 from DIANetLib.console import quality_lines, structure_table
 from DIANetLib.inference.prediction import Prediction
@@ -63,3 +64,10 @@ def test_of_many_structures_those_that_are_green_are_counted(keys, monkeypatch):
     assert quality_lines(found(dict.fromkeys(keys, 0.9))) == [
         "2 of 2 structures: expected Dice 0.85 or more, green"
     ]
+
+
+def test_familiarity_is_told_last(keys):
+    blank = found(dict.fromkeys(keys, 0.9))
+    odd = replace(blank, familiarity=(Familiarity(3.2, "unusual"),))
+    assert quality_lines(odd)[:-1] == quality_lines(blank)
+    assert quality_lines(odd)[-1].startswith("Image: unusual, unlike most of what the model was fitted on")

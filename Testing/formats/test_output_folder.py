@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.review import find_regions, regions_from_csv, regions_from_json
 from DIANetLib.acwi.worklist import load_worklist, save_worklist
 from DIANetLib.errors import InputError, OutputError
 from DIANetLib.formats import output_folder, staging
 from DIANetLib.formats.image import read_labels, read_volume
 from DIANetLib.formats.output_folder import write_output
+from DIANetLib.formats.result import result_record
 from DIANetLib.formats.segmentation import read_segmentation
 from DIANetLib.formats.staging import check_output_directory
 from DIANetLib.inference.prediction import InnerMaps, PathMap
@@ -199,6 +201,16 @@ def test_the_result_says_model_inputs_device_and_numbers_per_structure(case, tmp
         for n in (value.values() if isinstance(value, dict) else [value])
     ]
     assert set(flat) == FILES
+
+
+def test_the_result_says_how_familiar_each_region_is(case, tmp_path):
+    known = replace(case.prediction, familiarity=(Familiarity(2.5, "unusual", "left", "T1"),))
+    for prediction, expected in (
+        (case.prediction, []),
+        (known, [{"region": "left", "grade": "unusual", "score": 2.5, "fitted_on": "T1"}]),
+    ):
+        record = result_record(prediction, [case.image], low_confidence_regions=0, files={})
+        assert record["familiarity"] == expected
 
 
 def test_regions_are_found_where_none_are_given_and_written_twice(case, tmp_path):

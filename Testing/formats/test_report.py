@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.review import find_regions
 from DIANetLib.formats import report_parts
 from DIANetLib.formats.colormap import color_table, css_gradient
@@ -300,6 +301,13 @@ def test_an_oblique_grid_is_shown_and_said_to_be_oblique(case_on, oblique_geomet
         "The slices follow the image's own axes"
         in parse(render_report(case.prediction, {}, [case.image])).text
     )
+
+
+def test_the_summary_says_whether_the_image_is_familiar(case):
+    known = replace(case.prediction, familiarity=(Familiarity(5.5, "unfamiliar"),))
+    line = "Image: unfamiliar, not like what the model was fitted on (score 5.5)."
+    assert line in render_report(known, {}, [case.image])
+    assert "Image: " not in render_report(case.prediction, {}, [case.image])
 
 
 def test_expected_dice_comes_with_its_interval_and_light(case):

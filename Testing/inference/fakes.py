@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec, OnePassSpec
+from DIANetLib.inference.engine import FamiliarityJudge
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.network import DIANet, DIANetOutput, LatentConfig, NetworkConfig, SegmentationOutput
 from DIANetLib.network.one_pass import OnePassHead
@@ -68,6 +69,7 @@ class FakeModel:
     error_calibration: ErrorCalibration | None = None
     one_pass: OnePassSpec | None = None
     head: OnePassHead | None = None
+    familiarity: FamiliarityJudge | None = None
 
     @property
     def ref(self) -> ModelRef:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.explain import explain, gradcam
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.metrics import dice
 from DIANetLib.acwi.quality import QualityCurve, QualityModel
 from DIANetLib.bundle_schema import LocaliserSpec, ModalitySpec
@@ -156,6 +157,49 @@ def test_a_models_error_calibration_corrects_the_error_probability_by_class():
         correction.apply(plain.error_probability.array, plain.labels.array),
         atol=1e-6,
     )
+
+
+class _Judge:
+    """Unfamiliar on the right; keeps what it judged."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def judge(self, features, region=""):
+        self.seen.append(features)
+        return Familiarity(9.0, "unfamiliar" if region != "left" else "familiar", region, "T1")
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (20, 22, 40)], ids=["one window", "several windows"])
+def test_familiarity_is_judged_by_what_the_encoder_saw_whatever_the_samples(shape):
+    judges = [_Judge(), _Judge()]
+    for judge, samples in zip(judges, (0, 3), strict=True):
+        model = FakeModel(tiny_network(seed=1), familiarity=judge)
+        prediction = Segmenter(model, "cpu").segment([volume(shape)], samples=samples)
+        assert [one.grade for one in prediction.familiarity] == ["unfamiliar"]
+        assert [text for text in prediction.warnings if "does not look like" in text] == [
+            "The image does not look like what this model was fitted on (T1): do not trust the result without"
+            " checking."
+        ]
+    (plain,), (sampled,) = (judge.seen for judge in judges)
+    assert plain.size == 2 * (6 + 4)  # means and deviations of the coarsest features and of one skip
+    np.testing.assert_allclose(plain, sampled, rtol=1e-5, atol=1e-6)
+
+
+def test_each_region_of_a_cascade_is_judged_and_the_localiser_is_not():
+    model, judge = _cascade(), _Judge()
+    model.net, model.familiarity = tiny_network(tiny_config(classes=2)), judge
+    prediction = Segmenter(model, "cpu").segment([_head()], samples=0)
+    assert [(one.region, one.grade) for one in prediction.familiarity] == [
+        ("left", "familiar"),
+        ("right", "unfamiliar"),
+    ]
+    assert len(judge.seen) == 2
+    assert any(text.startswith("The right region does not look like") for text in prediction.warnings)
+
+
+def test_a_model_that_cannot_tell_says_nothing_of_familiarity():
+    assert Segmenter(FakeModel(), "cpu").segment([volume()], samples=0).familiarity == ()
 
 
 @pytest.mark.parametrize("samples", [0, 1])

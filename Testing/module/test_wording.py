@@ -52,6 +52,13 @@ def test_the_light_is_that_of_the_value(dice, light):
     assert lights(StructureSummary(LEFT, 1.5, 0.9, dice)) == [light]
 
 
+def test_a_line_says_whether_the_image_is_like_what_the_model_was_fitted_on():
+    known = replace(record(StructureSummary(LEFT, 1.5, 0.9, 0.9)), familiarity="Image: unusual <& so on>")
+
+    assert "<div>Image: unusual &lt;&amp; so on&gt;</div>" in resultText(known)
+    assert "Image:" not in resultText(record(StructureSummary(LEFT, 1.5, 0.9, 0.9)))
+
+
 def test_the_limits_are_the_users():
     summary = StructureSummary(LEFT, 1.5, 0.9, 0.6)
 

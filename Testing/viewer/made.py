@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from DIANetLib.acwi.familiarity import Familiarity
 from DIANetLib.acwi.review import Region
 from DIANetLib.formats.image import read_volume, write_volume
 from DIANetLib.formats.output_folder import write_output
@@ -99,6 +100,7 @@ def prediction() -> Prediction:
         timings={"segment": 1.0},
         dice_interval=dict(zip(keys, ((0.86, 0.94), (0.5, 0.75)), strict=True)),
         warnings=("The image has <b>thick</b> slices & is noisy.",),
+        familiarity=(Familiarity(-0.5, "familiar", "left"), Familiarity(3.1, "unusual", "right")),
         regions_of_interest=(),
         model=ModelRef("tiny", "1.0.0", "0" * 64),
     )

@@ -33,6 +33,7 @@ def test_numbers_names_and_layers_are_those_that_were_written(result):
     assert folder.inputs[0].title == "image (T1)"
     assert folder.model == "tiny 1.0.0"
     assert folder.warnings == ("The image has <b>thick</b> slices & is noisy.",)
+    assert folder.familiarity.startswith("Image: unusual (right region)")
     assert folder.problems == ()
     assert [layer.id for layer in folder.layers] == [
         "error",

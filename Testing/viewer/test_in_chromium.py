@@ -91,6 +91,7 @@ def test_the_page_shows_the_case_its_quality_its_warnings_and_the_notice(page):
         "The image has <b>thick</b> slices & is noisy.",
         "Expected Dice 0.91 (0.86–0.94)",
         "Expected Dice 0.62 (0.50–0.75)",
+        "Image: unusual (right region), unlike most of what the model was fitted on",
         "For research use only. Not a medical device.",
     ):
         assert text in body

@@ -85,6 +85,7 @@ PAYLOADS: tuple[Payload, ...] = (
         model_sha256="0" * 64,
         layers=("bottleneck",),
         paths=("full", "latent"),
+        familiarity="Image: familiar",
     ),
     Explained((MapFile("gradcam", "head", PART),), ("w",)),
     Reviewed("{}"),
