@@ -16,6 +16,7 @@ from DIANetLib.errors import Cancelled, DIANetError, optional_import
 from training.arguments import configured, count, parse_setting, positive
 from training.compare_command import add_compare, compare_command
 from training.explanation_command import add_explanations, explanations_command
+from training.familiarity_command import add_familiarity, familiarity_command
 from training.finetune_command import add_finetune, add_learning_loop, finetune, learning_loop
 from training.one_pass_command import add_one_pass_arguments, one_pass_command
 from training.quality_command import add_quality, quality_command
@@ -262,6 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     add_explanations(
         commands.add_parser("explanations", help="measure whether a model's explanations mean anything")
     )
+    add_familiarity(
+        commands.add_parser("familiarity", parents=[common], help="learn what a model's own images look like")
+    )
     add_finetune(commands.add_parser("finetune", help="let a model learn from corrections"))
     add_learning_loop(
         commands.add_parser("learning-loop", parents=[common], help="measure what a model learns from review")
@@ -296,6 +300,7 @@ _RUN = {
     "one-pass": one_pass_command,
     "compare": compare_command,
     "explanations": explanations_command,
+    "familiarity": familiarity_command,
     "finetune": finetune,
     "learning-loop": learning_loop,
 }

@@ -104,7 +104,7 @@ def _run(
     seed: int,
 ) -> list[Told]:
     volumes = [
-        corrupted(volume, corruption, _seed_of(source.name, number, seed))
+        corrupted(volume, corruption, seed_of(source.name, number, seed))
         for number, volume in enumerate(named_volumes(source, config))
     ]
     assert source.labels is not None  # only cases with labels come here
@@ -132,7 +132,8 @@ def compared(prediction: Prediction, reference: Volume, case: str, corruption: C
     return rows
 
 
-def _seed_of(case: str, modality: int, seed: int) -> int:
+def seed_of(case: str, modality: int, seed: int) -> int:
+    """The seed of a case's corruption, another one for each modality."""
     return zlib.crc32(f"{case} {modality} {seed}".encode())
 
 

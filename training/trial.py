@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
+from DIANetLib.acwi.familiarity import FamiliarityModel
 from DIANetLib.acwi.metrics import dilated_mask
 from DIANetLib.acwi.quality import QualityModel
 from DIANetLib.bundle_schema import ClassSpec, LocaliserSpec, ModalitySpec, OnePassSpec
@@ -108,6 +109,7 @@ class TrialModel:
         error_calibration: what corrects the error probability class by class.
         one_pass: describes the one-pass head, if there is one.
         head: the one-pass head.
+        familiarity: what tells whether an image is like those fitted.
     """
 
     fitted: FittedModel
@@ -117,6 +119,7 @@ class TrialModel:
     error_calibration: ErrorCalibration | None = None
     one_pass: OnePassSpec | None = None
     head: OnePassHead | None = None
+    familiarity: FamiliarityModel | None = None
 
     @property
     def name(self) -> str:
