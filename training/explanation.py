@@ -224,12 +224,7 @@ class _Run:
             ("gradient", value): gradient(self.network, seen, value, mask),
             ("occlusion", value): occluded,
         }
-        return {
-            "pointing": pointing(seen, found, self.usual),
-            "perturbation": perturbation(
-                self.network, seen, found, request.perturb, request.seed, rivals=False
-            ),
-        }
+        return perturbation(self.network, seen, found, request.perturb, request.seed, rivals=False)
 
     def _maps(self, case: Case, folder: Path) -> tuple[Shown, dict[tuple[str, int], Map]]:
         """The case and its maps, which are kept beside the figures."""

@@ -84,7 +84,7 @@ def distance_mm(mask: Mask, spacing: Sequence[float]) -> Map:
 
 
 def points_at(values: Map, distance: Map, tolerance_mm: float) -> bool:
-    """Whether the maximum of a map is so near; the first one in memory if there are several."""
+    """Whether the maximum of a map is so near; the first one in memory if there are several, as in cubes."""
     return bool(distance.ravel()[values.argmax()] <= tolerance_mm)
 
 

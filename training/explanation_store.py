@@ -13,26 +13,87 @@ from DIANetLib.bundle_schema import BundleMetadata
 from DIANetLib.errors import InputError
 from DIANetLib.model_folders import METADATA
 from training.card_quality import with_section
-from training.explanation_tables import table
+from training.explanation_tables import cell
 from training.summary import write_text
 
 #: Heading by which the section of a card is found again.
 HEADING = "## What its explanations are worth"
 
 
+_APART = "perturbation_differences"
+#: Rows of a card's table: the gate, what is told, and where a summary has it.
+_ROWS = (
+    ("pointing", "maximum within 3 mm of the structure", ("pointing", None, "")),
+    ("pointing", "less the middle of the image", ("pointing_differences", "centre", "")),
+    ("randomisation", "SSIM after all weights were randomised", ("cascade", None, "ssim all")),
+    ("randomisation", "SSIM with the map of another case", ("cascade", None, "ssim unrelated")),
+    (
+        "perturbation",
+        "deletion less random (wanted below 0)",
+        (_APART, "random", "deletion"),
+    ),
+    (
+        "perturbation",
+        "deletion less prediction first",
+        (_APART, "prediction", "deletion"),
+    ),
+    (
+        "perturbation",
+        "insertion less random (wanted above 0)",
+        (_APART, "random", "insertion"),
+    ),
+    (
+        "perturbation",
+        "insertion less prediction first",
+        (_APART, "prediction", "insertion"),
+    ),
+    ("regions", "correlation with the structure's map", ("regions", None, "to structure")),
+    ("regions", "heat near the region, less the structure's map's", ("regions", None, "more near")),
+)
+
+
+def explanation_figures(summary: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
+    """The figures of a kind of map that a card tells: gate, figure, value, interval_95 and n.
+
+    Args:
+        summary: what `training.explanation.explanations` gave.
+        method: "ours" or "printed".
+    """
+    return [
+        {"gate": gate, "figure": title} | {key: part[key] for key in ("value", "interval_95", "n")}
+        for gate, title, place in _ROWS
+        if (part := _found(summary, method, place)) is not None
+    ]
+
+
 def explanation_section(summary: Mapping[str, Any]) -> str:
     """The section of a model card, heading included, from what `training.explanation` gave."""
-    layers = ", ".join(summary["layers"])
     failed = [gate for gate, passed in summary["passed"]["ours"].items() if passed is False]
-    gates = "; ".join(f"{name}: {words}" for name, words in summary["gates"].items())
     told = (
-        f"Maps of positive gradients place by place, of {layers} together, measured on"
-        f" {len(summary['cases'])} cases that the model was not fitted on; intervals are bootstrapped over"
-        f" cases. Gates, stated before these cases were looked at ({gates}), that they fail:"
-        f" {', '.join(failed) or 'none'}. A map tells what speaks for a structure in the network, not whether"
-        " the network is right."
+        "What is shown as Grad-CAM (positive gradients place by place, of"
+        f" {', '.join(summary['layers'])} together), measured on cases that the model was not fitted on,"
+        " beside equation 30 as printed (mean gradients at the bottleneck). Deletion blurs the image in the"
+        " order of the map, insertion brings it back; rivals are a random order and the predicted structure"
+        f" first. Gates that the maps fail (`training/explanation_tables.py`): {', '.join(failed) or 'none'}. A map"
+        " tells what speaks for a structure in the network, not whether the network is right."
     )
-    return "\n\n".join((HEADING, told, "\n".join(table(summary))))
+    printed = {row["figure"]: row for row in explanation_figures(summary, "printed")}
+    rows = ["| gate | figure | n | ours | as printed |", "|---|---|---|---|---|"]
+    for row in explanation_figures(summary, "ours"):
+        cells = (cell(row), cell(printed.get(row["figure"])))
+        rows.append(f"| {row['gate']} | {row['figure']} | {row['n']} | {' | '.join(cells)} |")
+    return "\n\n".join((HEADING, told, "\n".join(rows)))
+
+
+def _found(summary: Mapping[str, Any], method: str, place: tuple[str, str | None, str]) -> Any:
+    """A figure of a kind of map; None where it was not measured."""
+    part, rival, key = place
+    if part == "pointing":
+        return summary[part].get(method)
+    found = summary[part].get(method)
+    found = found.get(key) if found and key else found
+    found = found.get(rival) if found and rival else found
+    return found if found and found["value"] is not None else None
 
 
 def store_explanations(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -58,9 +119,13 @@ def store_explanations(folder: Path, summary: Mapping[str, Any]) -> None:
             "figures of inner cases, on which choices are made, do not go into a model folder.",
             remedy="Run `python -m training explanations` without --inner.",
         )
-    kept = ("passed", "pointing", "cascade", "perturbation", "regions")
     metadata = read_metadata(model.path).model_dump(mode="json", by_alias=True)
-    metadata["dianet"]["figures"]["explanations"] = {name: summary[name] for name in kept}
+    metadata["dianet"]["figures"]["explanations"] = {
+        "layers": summary["layers"],
+        "weighting": summary["weighting"],
+        "passed": summary["passed"]["ours"],
+        "figures": explanation_figures(summary, "ours"),
+    }
     card = with_section((model.path / CARD).read_text(encoding="utf-8"), explanation_section(summary))
     write_text(model.path / METADATA, BundleMetadata.model_validate(metadata).to_json())
     write_text(model.path / CARD, card)

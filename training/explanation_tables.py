@@ -107,7 +107,7 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "| figure | ours | equation 30 as printed | rivals |"
     yield "|---|---|---|---|"
-    rivals = ", ".join(f"{name} {_cell(points[name])}" for name in PLACES)
+    rivals = ", ".join(f"{name} {cell(points[name])}" for name in PLACES)
     for title, suffix, others in (("maximum within 3 mm", "", rivals), ("maximum inside", ", inside", "")):
         yield _row(title, [points[f"{method}{suffix}"] for method in CAMS], others)
     for kind, title in (("ssim", "SSIM"), ("rank", "rank correlation")):
@@ -131,15 +131,15 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"For context, {context['ours']['deletion']['n']} of these cases:"
         yield ""
-        yield "| map | area under deletion | area under insertion | maximum within 3 mm |"
-        yield "|---|---|---|---|"
+        yield "| map | area under deletion | area under insertion |"
+        yield "|---|---|---|"
         for name, part in context.items():
-            cells = [_cell(part.get(key)) for key in ("deletion", "insertion", "maximum within 3 mm")]
+            cells = [cell(part.get(key)) for key in ("deletion", "insertion")]
             yield f"| {name} | {' | '.join(cells)} |"
 
 
 def _row(title: str, parts: Sequence[Mapping[str, Any] | None], others: str = "") -> str:
-    return f"| {title} | {' | '.join(_cell(part) for part in parts)} | {others} |"
+    return f"| {title} | {' | '.join(cell(part) for part in parts)} | {others} |"
 
 
 def _part(summary: Mapping[str, Any], what: str, method: str, key: str) -> Mapping[str, Any] | None:
@@ -150,7 +150,7 @@ def _part(summary: Mapping[str, Any], what: str, method: str, key: str) -> Mappi
 def _perturbation_rows(summary: Mapping[str, Any]) -> Iterator[str]:
     apart = summary["perturbation_differences"]
     for kind in ("deletion", "insertion"):
-        others = [f"{name} {_cell(_part(summary, 'perturbation', name, kind))}" for name in RIVALS]
+        others = [f"{name} {cell(_part(summary, 'perturbation', name, kind))}" for name in RIVALS]
         parts = [_part(summary, "perturbation", method, kind) for method in CAMS]
         yield _row(f"area under {kind}", parts, ", ".join(others))
         for rival in RIVALS if apart else ():
@@ -166,7 +166,8 @@ def _counts(summary: Mapping[str, Any]) -> str:
 _KEYS = (("cascade", "ssim all"), ("perturbation", "deletion"), ("regions", "near"))
 
 
-def _cell(part: Mapping[str, Any] | None) -> str:
+def cell(part: Mapping[str, Any] | None) -> str:
+    """A figure with its interval; empty where there is none."""
     if part is None or part["value"] is None:
         return ""
     low, high = part["interval_95"]
@@ -205,15 +206,12 @@ def _by_method(rows: Rows, name: str, seed: int) -> dict[str, Any]:
 
 
 def _context(rows: Rows, seed: int) -> dict[str, Any]:
-    """Areas and hits of all maps on the cases where plain gradients and occlusion were measured too."""
+    """Areas of all maps on the cases where plain gradients and occlusion were measured too."""
     parts = [row for row in rows if "context" in row]
     if not parts:
         return {}
     names = ("ours", "printed", *RIVALS)
     areas = {name: [part["perturbation"][name] for part in parts] for name in names}
     for name in ("gradient", "occlusion"):
-        areas[name] = [
-            part["context"]["perturbation"][name] | {"maximum within 3 mm": part["context"]["pointing"][name]}
-            for part in parts
-        ]
+        areas[name] = [part["context"][name] for part in parts]
     return {name: _means(found, seed) for name, found in areas.items()}

@@ -245,8 +245,13 @@ def test_figures_go_into_the_card_and_the_metadata_and_leave_the_weights(
     assert (folder / WEIGHTS).read_bytes() == weights
     card = (folder / CARD).read_text(encoding="utf-8")
     assert card.count(HEADING) == 1
-    assert "| maximum within 3 mm |" in card
-    assert set(load_bundle(folder).metadata.dianet.figures["explanations"]["passed"]["ours"]) == set(GATES)
+    stored = load_bundle(folder).metadata.dianet.figures["explanations"]
+    assert set(stored["passed"]) == set(GATES)
+    summary = json.loads((folder.parent / "out/explanations/summary.json").read_text(encoding="utf-8"))
+    value = summary["perturbation_differences"]["ours"]["insertion"]["prediction"]["value"]
+    assert f"| perturbation | insertion less prediction first | 1 | {value:.3f}" in card
+    (kept,) = (row for row in stored["figures"] if row["figure"] == "insertion less prediction first")
+    assert (kept["value"], kept["n"]) == (value, 1)
     assert main([*call(folder, data), "--store", "--inner"]) == 2
     assert "on which choices are made" in capsys.readouterr().err
     with pytest.raises(InputError, match="are of other weights"):
