@@ -203,7 +203,9 @@ class _Bench:
 
     def others(self) -> _Others:
         """Images of other kinds."""
-        request, outliers, usual = self.request, {}, {}
+        request = self.request
+        outliers: dict[str, list[Seen]] = {}
+        usual: dict[str, list[Seen]] = {}
         groups = () if request.outliers is None else read_groups(request.outliers)
         for group in groups:
             runs = []

@@ -170,7 +170,7 @@ def _boxes(
         if len(found) == count or not len(middles):
             break
         middle = geometry.index_to_world(middles[rng.integers(len(middles))][None])[0]
-        half = np.array(sizes_mm[rng.integers(len(sizes_mm))]) / 2
+        half = np.array(sizes_mm[int(rng.integers(len(sizes_mm)))]) / 2
         low, high = middle - half, middle + half
         inside = bool((low >= lowest).all() and (high <= highest).all())
         if inside and not ((taken >= low) & (taken <= high)).all(1).any():
