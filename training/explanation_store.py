@@ -74,8 +74,8 @@ def explanation_section(summary: Mapping[str, Any]) -> str:
         f" {', '.join(summary['layers'])} together), measured on cases that the model was not fitted on,"
         " beside equation 30 as printed (mean gradients at the bottleneck). Deletion blurs the image in the"
         " order of the map, insertion brings it back; rivals are a random order and the predicted structure"
-        f" first. Gates that the maps fail (`training/explanation_tables.py`): {', '.join(failed) or 'none'}. A map"
-        " tells what speaks for a structure in the network, not whether the network is right."
+        f" first. Gates that the maps fail (`training/explanation_tables.py`): {', '.join(failed) or 'none'}."
+        " A map tells what speaks for a structure in the network, not whether the network is right."
     )
     printed = {row["figure"]: row for row in explanation_figures(summary, "printed")}
     rows = ["| gate | figure | n | ours | as printed |", "|---|---|---|---|---|"]
