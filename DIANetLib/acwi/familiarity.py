@@ -192,7 +192,8 @@ def familiarity_line(found: Sequence[Familiarity]) -> str:
         "unusual": "unlike most of what the model was fitted on, so look closely",
         "unfamiliar": "not like what the model was fitted on",
     }[worst.grade]
-    which = f" ({worst.region} region)" if worst.region and worst.grade != "familiar" else ""
+    alone = any(one.grade != worst.grade for one in found)
+    which = f" ({worst.region} region)" if worst.region and alone else ""
     return f"Image: {worst.grade}{which}, {said} (score {worst.score:.1f})"
 
 

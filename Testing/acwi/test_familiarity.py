@@ -108,6 +108,7 @@ def test_the_least_familiar_region_speaks_for_the_image():
         " (score 2.5)"
     )
     assert familiarity_line((left,)) == "Image: familiar, like what the model was fitted on (score 1.0)"
+    assert familiarity_line((Familiarity(2.4, "unusual", "left"), right)).startswith("Image: unusual, unlike")
     assert familiarity_line(()) == ""
     assert familiarity_warning((left, right)) is None
 
