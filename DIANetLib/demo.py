@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="hippocampus", help="default: hippocampus")
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="replaced if it is there")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--samples", type=int, help="default: one pass, where the model is made for it")
     parser.add_argument("--debug", action="store_true")
     options = parser.parse_args(arguments)
     return guarded(lambda: _run(options, started), debug=options.debug)

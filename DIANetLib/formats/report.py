@@ -29,7 +29,7 @@ from DIANetLib.formats.report_parts import (
 )
 from DIANetLib.formats.report_pictures import Color
 from DIANetLib.formats.report_views import Panel, Row, View, Views
-from DIANetLib.formats.result import ESTIMATED_DICE_METHOD, EXPECTED_DICE_METHOD, mean_uncertainty
+from DIANetLib.formats.result import dice_method, mean_uncertainty
 from DIANetLib.inference.prediction import InnerMaps, PathMap, Prediction
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Volume
@@ -171,7 +171,7 @@ def _structure_table(prediction: Prediction) -> str:
         ("Aleatoric (nats)", True),
         ("Epistemic (nats)", True),
     ]
-    method = ESTIMATED_DICE_METHOD if prediction.dice_interval else EXPECTED_DICE_METHOD
+    method = dice_method(prediction, bool(prediction.dice_interval))
     note = (
         "Expected confidence: mean calibrated probability over the structure's voxels. Expected Dice: "
         f"{method}. Light: {_LIGHT}. Uncertainty: mean over the structure's voxels; high means unsure."

@@ -29,6 +29,7 @@ __all__ = [
     "RESULT_FORMAT",
     "RESULT_FORMAT_VERSION",
     "classification_record",
+    "dice_method",
     "geometry_record",
     "head_record",
     "input_record",
@@ -56,6 +57,18 @@ ONE_PASS_DICE_METHOD = (
     "regression on the error probability, calibrated probabilities, the variance that one pass tells and the"
     " volume, fitted on cases that the weights have not seen and on corrupted copies of them; 90 % interval"
 )
+
+
+def dice_method(prediction: Prediction, with_interval: bool) -> str:
+    """How the expected Dice came about.
+
+    Args:
+        prediction: Of it.
+        with_interval: Whether it has an interval; those that have none are the closed form.
+    """
+    if not with_interval:
+        return EXPECTED_DICE_METHOD
+    return ONE_PASS_DICE_METHOD if prediction.one_pass else ESTIMATED_DICE_METHOD
 
 
 def mean_uncertainty(prediction: Prediction) -> dict[str, dict[str, float | None]]:
@@ -216,12 +229,11 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 def _expected_dice(key: str, prediction: Prediction) -> dict[str, Any]:
     interval, told = prediction.dice_interval.get(key), prediction.quality.get(key)
-    estimated = ONE_PASS_DICE_METHOD if prediction.one_pass else ESTIMATED_DICE_METHOD
     return {
         "value": prediction.expected_dice[key],
         "interval": None if interval is None else list(interval),
         "level": LEVEL,
-        "method": EXPECTED_DICE_METHOD if interval is None else estimated,
+        "method": dice_method(prediction, interval is not None),
         "sample_agreement": None if told is None else told.agreement,
     }
 

@@ -321,6 +321,9 @@ def test_expected_dice_comes_with_its_interval_and_light(case):
     assert "0.710 to 0.860" in text
     assert "regression on the mean Dice between samples" in text
     assert "amber from 0.70" in text
+    one_pass = parse(render_report(replace(prediction, samples=0, one_pass=True), {}, [case.image])).text
+    assert "regression on the error probability" in one_pass
+    assert "between samples" not in one_pass
 
 
 def test_an_image_of_one_slice_has_one_picture_of_each_kind(case_on):
