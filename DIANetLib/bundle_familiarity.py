@@ -14,8 +14,7 @@ import numpy as np
 from DIANetLib.acwi.familiarity import FamiliarityModel
 from DIANetLib.bundle_schema import DianetSection, FamiliaritySpec
 from DIANetLib.errors import BundleError, InputError
-from DIANetLib.hashes import file_sha256
-from DIANetLib.model_folders import FAMILIARITY, METADATA, REINSTALL, first_line
+from DIANetLib.model_folders import FAMILIARITY, REINSTALL, checked_file, first_line
 
 __all__ = ["familiarity_file", "load_familiarity"]
 
@@ -54,17 +53,7 @@ def load_familiarity(path: Path, section: DianetSection) -> FamiliarityModel | N
     spec = section.familiarity
     if spec is None:
         return None
-    file = path / FAMILIARITY
-    if not file.is_file():
-        raise BundleError(
-            f"The model folder {path} is incomplete: {FAMILIARITY} is missing.", remedy=REINSTALL
-        )
-    if file.stat().st_size != spec.size_bytes or file_sha256(file) != spec.sha256:
-        raise BundleError(
-            f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
-            f" one in {METADATA}.",
-            remedy=REINSTALL,
-        )
+    file = checked_file(path, FAMILIARITY, spec.size_bytes, spec.sha256)
     try:
         arrays = load_file(file)
         return FamiliarityModel(

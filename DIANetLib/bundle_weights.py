@@ -15,7 +15,7 @@ import pydantic
 from DIANetLib.bundle_schema import AtlasSpec, DianetSection, OnePassSpec
 from DIANetLib.errors import BundleError, DIANetError
 from DIANetLib.hashes import file_sha256
-from DIANetLib.model_folders import ATLAS, METADATA, ONE_PASS, REINSTALL, WEIGHTS, first_line
+from DIANetLib.model_folders import ATLAS, METADATA, ONE_PASS, REINSTALL, WEIGHTS, checked_file, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -159,15 +159,7 @@ def _load_part(path: Path, name: Path, spec: AtlasSpec | OnePassSpec, what: str)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = path / name
-    if not file.is_file():
-        raise BundleError(f"The model folder {path} is incomplete: {name} is missing.", remedy=REINSTALL)
-    if file.stat().st_size != spec.size_bytes or file_sha256(file) != spec.sha256:
-        raise BundleError(
-            f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
-            f" one in {METADATA}.",
-            remedy=REINSTALL,
-        )
+    file = checked_file(path, name, spec.size_bytes, spec.sha256)
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:

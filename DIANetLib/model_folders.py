@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from DIANetLib.errors import BundleError
+from DIANetLib.hashes import file_sha256
 
 __all__ = [
     "ATLAS",
@@ -18,6 +19,7 @@ __all__ = [
     "ONE_PASS",
     "REINSTALL",
     "WEIGHTS",
+    "checked_file",
     "first_line",
     "read_document",
     "search_paths",
@@ -43,6 +45,30 @@ def search_paths() -> tuple[Path, ...]:
     package = Path(__file__).resolve().parent
     shipped = [package.parent / "Resources" / "Models", package / "Resources" / "Models"]
     return tuple(dict.fromkeys([*own, *(folder for folder in shipped if folder.is_dir())]))
+
+
+def checked_file(path: Path, name: Path, size_bytes: int, sha256: str) -> Path:
+    """A small file of the folder `path`, compared with what the metadata says of it.
+
+    Args:
+        path: The model folder.
+        name: The file's place in it.
+        size_bytes: Its length.
+        sha256: Its hash, hexadecimal.
+
+    Raises:
+        BundleError: The file is missing or another one.
+    """
+    file = path / name
+    if not file.is_file():
+        raise BundleError(f"The model folder {path} is incomplete: {name} is missing.", remedy=REINSTALL)
+    if file.stat().st_size != size_bytes or file_sha256(file) != sha256:
+        raise BundleError(
+            f"{file} is not the file that the model was published with: its size or SHA-256 differs from the"
+            f" one in {METADATA}.",
+            remedy=REINSTALL,
+        )
+    return file
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -50,11 +50,6 @@ def quality_section(summary: Mapping[str, Any]) -> str:
     return "\n\n".join((HEADING, " ".join(told), "\n".join(rows), " ".join(meaning), last))
 
 
-def with_quality(card: str, section: str) -> str:
-    """A card with the section, in place of the one it has or before its limits."""
-    return with_section(card, section)
-
-
 def with_section(card: str, section: str) -> str:
     """A card with a section, in place of the one of its heading or before the card's limits."""
     heading = section.split("\n", 1)[0][3:]

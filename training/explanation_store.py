@@ -7,18 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from DIANetLib.bundle import load_bundle, read_metadata
-from DIANetLib.bundle_export import CARD
-from DIANetLib.bundle_schema import BundleMetadata
 from DIANetLib.errors import InputError
-from DIANetLib.model_folders import METADATA
-from training.card_quality import with_section
 from training.explanation_tables import cell
-from training.summary import write_text
+from training.model_folder import measured_model, update_model
 
 #: Heading by which the section of a card is found again.
 HEADING = "## What its explanations are worth"
-
 
 _APART = "perturbation_differences"
 #: Rows of a card's table: the gate, what is told, and where a summary has it.
@@ -27,26 +21,10 @@ _ROWS = (
     ("pointing", "less the middle of the image", ("pointing_differences", "centre", "")),
     ("randomisation", "SSIM after all weights were randomised", ("cascade", None, "ssim all")),
     ("randomisation", "SSIM with the map of another case", ("cascade", None, "ssim unrelated")),
-    (
-        "perturbation",
-        "deletion less random (wanted below 0)",
-        (_APART, "random", "deletion"),
-    ),
-    (
-        "perturbation",
-        "deletion less prediction first",
-        (_APART, "prediction", "deletion"),
-    ),
-    (
-        "perturbation",
-        "insertion less random (wanted above 0)",
-        (_APART, "random", "insertion"),
-    ),
-    (
-        "perturbation",
-        "insertion less prediction first",
-        (_APART, "prediction", "insertion"),
-    ),
+    ("perturbation", "deletion less random (wanted below 0)", (_APART, "random", "deletion")),
+    ("perturbation", "deletion less prediction first", (_APART, "prediction", "deletion")),
+    ("perturbation", "insertion less random (wanted above 0)", (_APART, "random", "insertion")),
+    ("perturbation", "insertion less prediction first", (_APART, "prediction", "insertion")),
     ("regions", "correlation with the structure's map", ("regions", None, "to structure")),
     ("regions", "heat near the region, less the structure's map's", ("regions", None, "more near")),
 )
@@ -108,24 +86,19 @@ def store_explanations(folder: Path, summary: Mapping[str, Any]) -> None:
         BundleError: the folder cannot be used.
         OutputError: it cannot be written.
     """
-    model = load_bundle(folder)
-    if summary["weights_sha256"] != model.sha256:
-        raise InputError(
-            f"the explanations that were measured are of other weights than those in {folder}.",
-            remedy="Run `python -m training explanations` with this --model.",
-        )
+    model = measured_model(folder, summary, "the explanations that were measured are", "explanations")
     if summary["part"] != "held out":
         raise InputError(
             "figures of inner cases, on which choices are made, do not go into a model folder.",
             remedy="Run `python -m training explanations` without --inner.",
         )
-    metadata = read_metadata(model.path).model_dump(mode="json", by_alias=True)
-    metadata["dianet"]["figures"]["explanations"] = {
-        "layers": summary["layers"],
-        "weighting": summary["weighting"],
-        "passed": summary["passed"]["ours"],
-        "figures": explanation_figures(summary, "ours"),
-    }
-    card = with_section((model.path / CARD).read_text(encoding="utf-8"), explanation_section(summary))
-    write_text(model.path / METADATA, BundleMetadata.model_validate(metadata).to_json())
-    write_text(model.path / CARD, card)
+
+    def change(section: dict[str, Any]) -> None:
+        section["figures"]["explanations"] = {
+            "layers": summary["layers"],
+            "weighting": summary["weighting"],
+            "passed": summary["passed"]["ours"],
+            "figures": explanation_figures(summary, "ours"),
+        }
+
+    update_model(model.path, change, explanation_section(summary))

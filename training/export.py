@@ -16,7 +16,7 @@ from DIANetLib.bundle import load_bundle, make_metadata, save_bundle
 from DIANetLib.bundle_schema import DianetSection, LocaliserSpec, ReconstructionSpec
 from DIANetLib.errors import InputError
 from training.card import model_card
-from training.card_quality import quality_section, with_quality
+from training.card_quality import quality_section, with_section
 from training.config import TrainingConfig
 from training.datasets import find_cases
 from training.fitted import FittedModel, load_fitted, state_sha256
@@ -143,7 +143,7 @@ def export(
         into / config.name,
         metadata,
         fitted.averages,
-        card=card if expected is None else with_quality(card, quality_section(expected)),
+        card=card if expected is None else with_section(card, quality_section(expected)),
         licence=licence,
         overwrite=replace,
         atlas=None if atlas is None else atlas.stored(),

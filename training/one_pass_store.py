@@ -12,15 +12,13 @@ import torch
 from safetensors.torch import load_file, save
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
-from DIANetLib.bundle import load_bundle, read_metadata
-from DIANetLib.bundle_export import CARD
-from DIANetLib.bundle_schema import BundleMetadata, OnePassSpec
+from DIANetLib.bundle import load_bundle
+from DIANetLib.bundle_schema import OnePassSpec
 from DIANetLib.bundle_weights import check_finite
-from DIANetLib.errors import InputError, OutputError
-from DIANetLib.model_folders import METADATA, ONE_PASS
+from DIANetLib.errors import InputError
+from DIANetLib.model_folders import ONE_PASS
 from training.card_one_pass import one_pass_section
-from training.card_quality import with_section
-from training.summary import write_text
+from training.model_folder import measured_model, update_model
 
 
 def store_one_pass(folder: Path, summary: Mapping[str, Any], head: Path) -> None:
@@ -36,12 +34,7 @@ def store_one_pass(folder: Path, summary: Mapping[str, Any], head: Path) -> None
         BundleError: the folder or the head cannot be used.
         OutputError: it cannot be written.
     """
-    model = load_bundle(folder)
-    if summary["weights_sha256"] != model.sha256:
-        raise InputError(
-            f"the head was fitted behind other weights than those in {folder}.",
-            remedy="Run `python -m training one-pass` with this --model.",
-        )
+    measured_model(folder, summary, "the head is", "one-pass")
     if hashlib.sha256(head.read_bytes()).hexdigest() != summary["head_sha256"]:
         raise InputError(
             f"{head} is another head than the one that was judged.",
@@ -104,17 +97,10 @@ def add_one_pass(
     check_finite(kept, f"The weights of the one-pass head of {model.name!r}")
     data = save(kept, metadata={"format": "pt"})
     spec = spec.model_copy(update={"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)})
-    metadata = read_metadata(model.path).model_dump(mode="json", by_alias=True)
-    metadata["dianet"]["one_pass"] = spec.model_dump(mode="json")
-    metadata["dianet"]["figures"]["one_pass"] = dict(figures)
-    text = BundleMetadata.model_validate(metadata).to_json()
-    card = with_section((model.path / CARD).read_text(encoding="utf-8"), section)
-    try:
-        temporary = (model.path / ONE_PASS).with_suffix(".tmp")
-        temporary.write_bytes(data)
-        temporary.replace(model.path / ONE_PASS)
-    except OSError as error:
-        raise OutputError(f"Cannot write {model.path / ONE_PASS}: {error.strerror}.") from error
-    write_text(model.path / METADATA, text)
-    write_text(model.path / CARD, card)
+
+    def change(part: dict[str, Any]) -> None:
+        part["one_pass"] = spec.model_dump(mode="json")
+        part["figures"]["one_pass"] = dict(figures)
+
+    update_model(model.path, change, section, (ONE_PASS, data))
     load_bundle(model.path).one_pass_head()  # what was written is read

@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from DIANetLib.bundle import load_bundle, read_metadata
-from DIANetLib.bundle_export import CARD
-from DIANetLib.bundle_schema import BundleMetadata
-from DIANetLib.errors import InputError
-from DIANetLib.model_folders import METADATA
-from training.card_quality import quality_section, with_quality
-from training.summary import write_text
+from training.card_quality import quality_section
+from training.model_folder import measured_model, update_model
 
 
 def quality_figures(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,16 +36,10 @@ def store_quality(folder: Path, summary: Mapping[str, Any]) -> None:
         BundleError: the folder cannot be used.
         OutputError: it cannot be written.
     """
-    model = load_bundle(folder)
-    if summary["weights_sha256"] != model.sha256:
-        raise InputError(
-            f"the estimate is of other weights than those in {folder}.",
-            remedy="Run `python -m training quality` with this --model.",
-        )
-    metadata = read_metadata(model.path).model_dump(mode="json", by_alias=True)
-    metadata["dianet"]["quality"] = summary["quality"]
-    metadata["dianet"]["figures"]["quality"] = quality_figures(summary)
-    text = BundleMetadata.model_validate(metadata).to_json()
-    card = with_quality((model.path / CARD).read_text(encoding="utf-8"), quality_section(summary))
-    write_text(model.path / METADATA, text)
-    write_text(model.path / CARD, card)
+    model = measured_model(folder, summary, "the estimate is", "quality")
+
+    def change(section: dict[str, Any]) -> None:
+        section["quality"] = summary["quality"]
+        section["figures"]["quality"] = quality_figures(summary)
+
+    update_model(model.path, change, quality_section(summary))

@@ -20,7 +20,7 @@ from DIANetLib.volume import Geometry, Volume
 from Testing.bundle.tiny import structures, write_bundle
 from Testing.training.tiny import config, write_config
 from training.__main__ import main
-from training.card_quality import HEADING, with_quality
+from training.card_quality import HEADING, with_section
 from training.quality import QualityRequest, quality
 from training.quality_series import Corruption
 from training.quality_store import store_quality
@@ -152,9 +152,9 @@ def test_what_cannot_be_fitted_gets_a_sentence(data: Path, tmp_path: Path, capsy
 
 def test_a_section_goes_before_the_limits_or_to_the_end_and_replaces_the_old_one():
     section = f"{HEADING}\n\nNew."
-    assert with_quality("# A\n\nText.\n\n## Limits\n\n- b\n", section) == (
+    assert with_section("# A\n\nText.\n\n## Limits\n\n- b\n", section) == (
         f"# A\n\nText.\n\n{HEADING}\n\nNew.\n\n## Limits\n\n- b\n"
     )
-    assert with_quality("# A\n", section) == f"# A\n\n{HEADING}\n\nNew.\n"
-    again = with_quality(f"# A\n\n{HEADING}\n\nOld.\n\n## Limits\n\n- b\n", section)
+    assert with_section("# A\n", section) == f"# A\n\n{HEADING}\n\nNew.\n"
+    again = with_section(f"# A\n\n{HEADING}\n\nOld.\n\n## Limits\n\n- b\n", section)
     assert again == f"# A\n\n{HEADING}\n\nNew.\n\n## Limits\n\n- b\n"
