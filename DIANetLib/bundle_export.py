@@ -129,7 +129,9 @@ def save_bundle(
         update={
             "sha256": hashlib.sha256(weights).hexdigest(),
             "size_bytes": len(weights),
-            "one_pass": None,  # one belongs to the weights that it was fitted behind
+            # Both belong to the weights that they were fitted behind.
+            "one_pass": None,
+            "familiarity": None,
         }
     )
     kept_atlas = None if atlas is None else atlas.to(torch.float16).detach().cpu().contiguous()
@@ -144,8 +146,6 @@ def save_bundle(
             size_bytes=len(stored_atlas),
         )
         section = section.model_copy(update={"atlas": spec})
-    # What the encoder saw belongs to the weights that it was seen with.
-    section = section.model_copy(update={"familiarity": None})
     metadata = metadata.model_copy(update={"dianet": section})
     temporary: Path | None = None
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from DIANetLib.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
+_Flag = TypeVar("_Flag", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +187,8 @@ def _select(
 
 
 def inside_mask(
-    values: npt.NDArray[Any], flags: npt.NDArray[np.bool_], mask: npt.ArrayLike | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    values: npt.NDArray[Any], flags: npt.NDArray[_Flag], mask: npt.ArrayLike | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[_Flag]]:
     """Both arrays, flattened, where `mask` is true; everywhere without a mask.
 
     Raises:

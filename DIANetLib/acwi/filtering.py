@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from DIANetLib.acwi.calibration import inside_mask
+from DIANetLib.acwi.metrics import scored_voxels
 from DIANetLib.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -63,14 +64,7 @@ def error_auprc(uncertainty: npt.ArrayLike, error: npt.ArrayLike, mask: npt.Arra
     Raises:
         InputError: shapes differ or an uncertainty is NaN.
     """
-    values, wrong = np.asarray(uncertainty), np.asarray(error, dtype=bool)
-    if values.shape != wrong.shape:
-        raise InputError(
-            f"The uncertainty has shape {values.shape}, expected that of the errors, {wrong.shape}."
-        )
-    values, wrong = inside_mask(values, wrong, mask)
-    if np.isnan(values).any():
-        raise InputError("The uncertainty holds values that are not numbers (NaN).")
+    values, wrong = scored_voxels(uncertainty, error, mask)
     if not wrong.any():
         return math.nan
     _, group = np.unique(-values, return_inverse=True)
@@ -108,10 +102,7 @@ def filtering(
             f" {true.shape}, expected one shape."
         )
     kinds = ours + 2 * true  # 0 true negative, 1 false positive, 2 false negative, 3 true positive
-    values, kinds = values.ravel(), kinds.ravel()
-    if mask is not None:
-        inside = np.asarray(mask, dtype=bool).ravel()
-        values, kinds = values[inside], kinds[inside]
+    values, kinds = inside_mask(values, kinds, mask)
     if values.size and not (values.min() >= 0.0 and values.max() <= 1.0 + 1e-5):
         raise InputError(f"Uncertainty goes from {values.min():g} to {values.max():g}, expected 0 to 1.")
     # The first threshold that a voxel is not above; a little less, since 0.07 * 100 exceeds 7.

@@ -174,7 +174,7 @@ def error_auroc(uncertainty: npt.ArrayLike, error: npt.ArrayLike, mask: npt.Arra
     Raises:
         InputError: shapes differ or an uncertainty is NaN.
     """
-    values, wrong = _scored(uncertainty, error, mask)
+    values, wrong = scored_voxels(uncertainty, error, mask)
     positives, negatives = int(wrong.sum()), int((~wrong).sum())
     if not positives or not negatives:
         return math.nan
@@ -199,7 +199,7 @@ def aurc(uncertainty: npt.ArrayLike, error: npt.ArrayLike, mask: npt.ArrayLike |
     Raises:
         InputError: shapes differ or an uncertainty is NaN.
     """
-    values, wrong = _scored(uncertainty, error, mask)
+    values, wrong = scored_voxels(uncertainty, error, mask)
     if not values.size:
         return math.nan
     _, group, size = np.unique(values, return_inverse=True, return_counts=True)
@@ -225,7 +225,7 @@ def normalised_aurc(
     Raises:
         InputError: shapes differ or an uncertainty is NaN.
     """
-    _, wrong = _scored(uncertainty, error, mask)
+    _, wrong = scored_voxels(uncertainty, error, mask)
     if not wrong.any() or wrong.all():
         return math.nan
     best = _mean_risk(np.sort(wrong).astype(np.float64))
@@ -280,9 +280,14 @@ def _tensor(mask: BoolArray) -> torch.Tensor:
     return torch.from_numpy(mask.astype(np.float32))[None, None]
 
 
-def _scored(
+def scored_voxels(
     uncertainty: npt.ArrayLike, error: npt.ArrayLike, mask: npt.ArrayLike | None
 ) -> tuple[npt.NDArray[np.floating], BoolArray]:
+    """The voxels that count, flattened: their uncertainty, and whether each is wrong.
+
+    Raises:
+        InputError: Shapes differ or an uncertainty is NaN.
+    """
     values, wrong = np.asarray(uncertainty), np.asarray(error, dtype=bool)
     if values.shape != wrong.shape:
         raise InputError(

@@ -105,3 +105,9 @@ def test_the_mean_over_structures_is_taken_part_by_part():
     assert (found.dice, found.filtered_true_positives, found.filtered_true_negatives) == pytest.approx(
         (0.9, 0.1, 0.2)
     )
+
+
+def test_a_mask_of_another_shape_is_refused():
+    labels = np.zeros((2, 3), np.uint8)
+    with pytest.raises(InputError, match=r"mask has shape \(3, 2\), expected \(2, 3\)"):
+        filtering(np.zeros((2, 3)), labels, labels, 1, np.ones((3, 2), bool))
