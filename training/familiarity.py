@@ -170,6 +170,9 @@ class _Bench:
     def __init__(self, request: FamiliarityRequest) -> None:
         self.request, config = request, request.config
         self.folder = request.output / FOLDER
+        # Before anything is computed: a wrong path is told at once, not after minutes.
+        groups = () if request.outliers is None else read_groups(request.outliers)
+        self.groups = [(group, files_of(group, request.outlier_data)) for group in groups]
         self.cases = {case.name: case for case in find_cases(request.data, config.data)}
         found = load_model_of(config, request.model)
         facts = found.metadata.dianet.training
@@ -206,10 +209,9 @@ class _Bench:
         request = self.request
         outliers: dict[str, list[Seen]] = {}
         usual: dict[str, list[Seen]] = {}
-        groups = () if request.outliers is None else read_groups(request.outliers)
-        for group in groups:
+        for group, files in self.groups:
             runs = []
-            for file in track(files_of(group, request.outlier_data), group.name, unit="image"):
+            for file in track(files, group.name, unit="image"):
                 for one in shown(group, file, request.outlier_data, self._sizes()):
                     volumes = partial(_named, one.volume, request.config)
                     runs.append(
@@ -218,8 +220,8 @@ class _Bench:
             (outliers if group.outlier else usual)[group.name] = runs
         pairs = {
             odd.name: like.name
-            for odd in groups
-            for like in groups
+            for odd, _ in self.groups
+            for like, _ in self.groups
             if odd.outlier and not like.outlier and odd.images == like.images
         }
         return _Others(outliers, usual, pairs)

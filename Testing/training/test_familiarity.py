@@ -23,7 +23,7 @@ from training.card_familiarity import HEADING
 from training.datasets import find_cases, split_cases
 from training.familiarity_fit import fit_familiarity
 from training.familiarity_judge import auroc, rates, ways
-from training.familiarity_runs import Seen
+from training.familiarity_runs import Runs, Seen
 from training.familiarity_store import store_familiarity
 from training.quality_series import Corruption
 
@@ -104,6 +104,26 @@ def test_one_sample_gets_a_sentence(made: Path, capsys):
     command[command.index("--samples") + 1] = "1"
     assert main(command) == 2
     assert "expected two samples or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--outliers", "none.yaml", "lists no groups of images"),
+        ("--outlier-data", "nowhere", "has no image of the group"),
+    ],
+)
+def test_a_wrong_path_of_outliers_is_told_before_anything_runs(
+    made: Path, tmp_path: Path, monkeypatch, capsys, flag: str, value: str, sentence: str
+):
+    def ran(*_args: object, **_options: object) -> None:
+        raise AssertionError("an image was read before the list was looked at")
+
+    monkeypatch.setattr(Runs, "seen", ran)
+    command = arguments(made)
+    command[command.index(flag) + 1] = str(tmp_path / value)
+    assert main(command) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def seen(value: float, volume: float = 1.0, epistemic: float | None = 0.1) -> Seen:
