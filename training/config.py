@@ -138,6 +138,7 @@ class AugmentConfig(Section):
 class OptimiserConfig(Section):
     """Optimisation; the schedule is per step."""
 
+    method: Literal["adamw", "muon"] = "adamw"
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     learning_rate: float = 1e-3

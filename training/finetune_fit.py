@@ -29,7 +29,8 @@ from training.datasets import PreparedCase
 from training.finetune_cases import CorrectedCase
 from training.finetune_config import FinetuneConfig
 from training.finetune_objective import CorrectionObjective
-from training.fit_state import model_on, parameter_groups
+from training.fit_state import model_on
+from training.optimiser import parameter_groups
 from training.precision import autocast_type
 from training.progress import track
 from training.weights import WeightAverage, state_sha256

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from DIANetLib.errors import InputError
@@ -17,9 +16,10 @@ from DIANetLib.network import DIANet
 from training.adversary import Adversary
 from training.baselines import build_model
 from training.checkpoint import Checkpoint
-from training.config import OptimiserConfig, TrainingConfig, parse_config
+from training.config import TrainingConfig, parse_config
 from training.datasets import PreparedCase
 from training.distributed import Context
+from training.optimiser import build_optimiser
 from training.priors import Priors, learn_priors
 from training.start import Start, take_over
 from training.weights import WeightAverage
@@ -103,8 +103,8 @@ def go_on(config: TrainingConfig, found: Checkpoint, context: Context) -> FitSta
 def model_on(config: TrainingConfig, device: torch.device) -> DIANet:
     """The network as it is fitted, with its weights laid out as the device's convolutions like it."""
     model = build_model(config).to(device)
-    # On a CPU the normalisation, which wants channels first, would turn every map around and back again.
-    if config.network.spatial_dims == 3 and device.type == "cuda":
+    # On a CPU the normalisation wants channels first and would turn every map around, unless it is compiled.
+    if config.network.spatial_dims == 3 and (device.type == "cuda" or config.optimiser.compile):
         return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return model
 
@@ -133,22 +133,7 @@ def check_same_fit(
 
 def _state(config: TrainingConfig, model: DIANet, context: Context, priors: Priors) -> FitState:
     settings = config.optimiser
-    optimiser = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
     term, latent = config.objective.adversarial, config.network.latent
     adversary = Adversary(term, latent.channels, context) if term is not None and latent is not None else None
-    return FitState(model, optimiser, WeightAverage(model, settings.ema_decay), adversary, priors)
-
-
-def parameter_groups(model: nn.Module, settings: OptimiserConfig) -> list[dict[str, Any]]:
-    """The rest of the weights, and the gains of the blocks that start at zero; "scale" multiplies the rate.
-
-    A gain has one number to move where a convolution has thousands. At the same rate a block stays all but
-    closed in a short fit (Bachlechner et al., "ReZero is all you need", UAI 2021, take a rate of their own).
-    """
-    gains = {name for name, _ in model.named_parameters() if name.endswith("gain")}
-    rest = [parameter for name, parameter in model.named_parameters() if name not in gains]
-    own = [parameter for name, parameter in model.named_parameters() if name in gains]
-    groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": settings.weight_decay, "scale": 1.0}]
-    if own:
-        groups.append({"params": own, "weight_decay": 0.0, "scale": settings.gain_rate})
-    return groups
+    average = WeightAverage(model, settings.ema_decay)
+    return FitState(model, build_optimiser(model, settings), average, adversary, priors)

@@ -21,10 +21,10 @@ from training.checkpoint import load_checkpoint
 from training.config import OptimiserConfig, TrainingConfig
 from training.datasets import PreparedCase
 from training.distributed import Context, single_device
-from training.fit_state import parameter_groups
 from training.interrupt import stop_request
 from training.loop import fit, learning_rate
 from training.objective import Objective
+from training.optimiser import parameter_groups
 from training.precision import autocast_type
 from training.predict import structure_dice
 from training.validation import validate
