@@ -14,6 +14,10 @@ _EXPLAINED = {
     "error_auroc_plain": "error AUROC of one plain pass's softmax entropy",
     "normalised_aurc_total": "normalised AURC of the total uncertainty",
     "normalised_aurc_plain": "normalised AURC of one plain pass's softmax entropy",
+    "error_auprc_total": "error AUPRC of the total uncertainty",
+    "error_auprc_plain": "error AUPRC of one plain pass's softmax entropy",
+    "qubrats_total": "QU-BraTS score of the total uncertainty",
+    "qubrats_plain": "QU-BraTS score of one plain pass's softmax entropy",
     "ece_before": "ECE before temperature",
     "ece": "ECE after temperature",
 }
@@ -56,6 +60,10 @@ def _segmentation(summary: Mapping[str, Any]) -> list[str]:
         dice = f"{_number(part['dice']['mean'], 4)} ± {_number(part['dice']['sd'], 4)}"
         hd95, nsd = _number(part["hd95_mm"]["mean"], 2), _number(part["nsd_1mm"]["mean"], 4)
         rows.append((key, dice, _interval(part["dice"]), hd95, nsd))
+    if worst := summary.get("worst"):
+        named = f"worst {len(worst['cases'])} cases"
+        dice, hd95, nsd = (_number(worst[n], d) for n, d in (("dice", 4), ("hd95_mm", 2), ("nsd_1mm", 4)))
+        rows.append((named, dice, "", hd95, nsd))
     explained = dict(_EXPLAINED)
     if summary.get("error_calibration"):
         explained["ece"] += " and correction by class"

@@ -17,6 +17,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.errors import InputError
@@ -28,7 +29,7 @@ from training.scoring import CaseScore, StructureScore, score_case
 from training.temperature import fit_sampled_temperature
 from training.trial import PlainDIANet, Trial, TrialModel, named_volumes, sampled_logits
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 #: Voxels per inner case that the temperature is fitted on.
 TEMPERATURE_VOXELS = 20_000
 
@@ -105,6 +106,28 @@ def segmentation_scores(
     return scores
 
 
+def judged_voxels(folder: Path, names: Sequence[str]) -> list[dict[str, npt.NDArray[Any]]]:
+    """What `CaseScore.voxels` holds, of cases that an evaluation kept.
+
+    Args:
+        folder: where it kept them, its folder "cases".
+        names: of the cases.
+
+    Raises:
+        InputError: if one is missing or cannot be read.
+    """
+    found = []
+    for name in names:
+        stored = _stored(folder / f"{name}.npz")
+        if stored is None:
+            raise InputError(
+                f"{folder / name}.npz, which holds the judged voxels of a case, cannot be read.",
+                remedy="Evaluate the fit again.",
+            )
+        found.append(stored[1])
+    return found
+
+
 def _score(trial: Trial, case: Case, engines: Sequence[Segmenter]) -> CaseScore:
     source = read_case(case, trial.reading.data)
     assert source.labels is not None  # only cases with labels come here
@@ -150,17 +173,21 @@ def _save_score(score: CaseScore, file: Path, key: str) -> None:
 
 def _load_score(file: Path, key: str) -> CaseScore | None:
     """A case's score, if it was made with the same weights and settings."""
-    if not file.is_file():
+    stored = _stored(file)
+    if stored is None or stored[0]["key"] != key:
         return None
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            record = json.loads(str(data["record"]))
-            voxels = {name: data[name] for name in data.files if name != "record"}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # cut off or foreign: done again
-        return None
-    if record["key"] != key:
-        return None
+    record, voxels = stored
     structures, regions = (
         tuple(StructureScore(**part) for part in record[name]) for name in ("structures", "regions")
     )
     return CaseScore(file.stem, structures, record["figures"], voxels, regions)
+
+
+def _stored(file: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
+    """The record and the voxels of a case's file; None where it is missing, cut off or foreign."""
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            record = json.loads(str(data["record"]))
+            return record, {name: data[name] for name in data.files if name != "record"}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None

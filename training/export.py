@@ -40,8 +40,13 @@ _FIGURES = (
     "error_auroc_plain",
     "normalised_aurc_total",
     "normalised_aurc_plain",
+    "error_auprc_total",
+    "error_auprc_plain",
+    "qubrats_total",
+    "qubrats_plain",
 )
 _PARTS = (
+    "worst",
     "structures",
     "regions",
     "pooled",

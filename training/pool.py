@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from DIANetLib.errors import InputError
 from training.against import compare
 from training.config import TrainingConfig
 from training.evaluate_classification import classification_summary, classification_table
 from training.evaluate_reconstruction import reconstruction_summary
+from training.evaluate_segmentation import judged_voxels
 from training.evaluation_tables import FOLDER, SUMMARY, Tables, evaluation_folder, read_tables
+from training.scoring import error_figures
 from training.subsets import subset_table
-from training.summary import finite, parts_over_cases, statistics, write_json, write_table
+from training.summary import finite, parts_over_cases, statistics, worst_cases, write_json, write_table
 
 #: What the fits of all folds have in common.
 _COMMON = ("model", "baseline", "folds", "steps", "weights", "samples", "seed", "parameters")
@@ -51,7 +55,8 @@ def pool(
         raise InputError("expected the folders of two fits or more to pool, got none.")
     summaries = [_summary(folder) for folder in folders]
     common = _common(config, folders, summaries)
-    tables = _joined([read_tables(evaluation_folder(folder)) for folder in folders])
+    parts = [read_tables(evaluation_folder(folder)) for folder in folders]
+    tables = _joined(parts)
     _write(tables, into / FOLDER)
     seed = int(common["seed"])
     summary = {
@@ -62,6 +67,8 @@ def pool(
         "per_fold": [{name: part.get(name) for name in _PER_FOLD} for part in summaries],
         **figures_of_tables(config, tables, seed=seed),
     }
+    if tables.figures:
+        summary["pooled"] = _pooled(folders, [tuple(part.figures) for part in parts])
     write_json(into / FOLDER / SUMMARY, summary)  # `compare` looks for it
     if against is not None:
         summary["against"] = compare(into, against, seed=seed)
@@ -77,6 +84,7 @@ def figures_of_tables(config: TrainingConfig, tables: Tables, *, seed: int = 0) 
         regions = {region.key for region in config.data.regions}
         cases = list(tables.structures.values())
         found["figures"] = statistics(list(tables.figures.values()), seed=seed)
+        found["worst"] = worst_cases(tables.figures)
         found["structures"] = parts_over_cases(
             [[part for part in case if part.structure not in regions] for case in cases], seed=seed
         )
@@ -91,6 +99,17 @@ def figures_of_tables(config: TrainingConfig, tables: Tables, *, seed: int = 0) 
     if tables.slices:
         found["reconstruction"] = reconstruction_summary(tables.slices, seed=seed)
     return found
+
+
+def _pooled(folders: Sequence[Path], cases: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Calibration and error detection over the judged voxels of all cases, given by folder."""
+    voxels = [
+        part
+        for folder, names in zip(folders, cases, strict=True)
+        for part in judged_voxels(evaluation_folder(folder) / "cases", names)
+    ]
+    joined = {name: np.concatenate([part[name] for part in voxels]) for name in voxels[0]}
+    return {"voxels": int(joined["wrong"].size), **error_figures(joined)}
 
 
 def _summary(folder: Path) -> dict[str, Any]:

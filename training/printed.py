@@ -49,6 +49,9 @@ def _print_segmentation(summary: Mapping[str, Any], console: Console) -> None:
             dice, hd95, nsd = (_mean_sd(part[name], digits) for name, digits in _SURFACE.items())
             table.add_row(key, dice, _interval(part["dice"]), hd95, nsd)
         table.add_section()
+    if worst := summary.get("worst"):
+        means = [_number(worst[name], digits) for name, digits in _SURFACE.items()]
+        table.add_row(f"worst {len(worst['cases'])} cases", means[0], "", *means[1:])
     console.print(table)
     table = Table("figure", "mean over cases", "95 % interval", *(["pooled voxels"] if pooled else []))
     for name, part in figures.items():

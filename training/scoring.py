@@ -10,6 +10,7 @@ segmentation, and on the errors of the very segmentation that the uncertainty ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from DIANetLib.acwi import metrics
 from DIANetLib.acwi.calibration import expected_calibration_error
+from DIANetLib.acwi.filtering import error_auprc, filtering, mean_filtering
 from DIANetLib.inference.prediction import Prediction
 from DIANetLib.structures import Structure
 from DIANetLib.volume import Geometry, Volume
@@ -113,6 +115,8 @@ def score_case(
         "dice_plain": _mean(plain_dice),
         **({"dice_regions": _mean([score.dice for score in unions])} if unions else {}),
         **error_figures(voxels),
+        "qubrats_total": _qubrats(calibrated, true, mask),
+        "qubrats_plain": _qubrats(plain, true, mask),
     }
     return CaseScore(name, structures, figures, voxels, unions)
 
@@ -144,7 +148,7 @@ def score_regions(
 
 
 def error_figures(voxels: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
-    """ECE, error AUROC and normalised AURC over judged voxels, of one case or pooled."""
+    """ECE, error AUROC and AUPRC and normalised AURC over judged voxels, of one case or pooled."""
     figures = {
         "ece_before": _ece(voxels["error_probability_before"], voxels["wrong_before"]),
         "ece": _ece(voxels["error_probability"], voxels["wrong"]),
@@ -152,6 +156,8 @@ def error_figures(voxels: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
     }
     for name, (values, errors) in RANKINGS.items():
         figures[f"error_auroc_{name}"] = metrics.error_auroc(voxels[values], voxels[errors])
+    for name, (values, errors) in RANKINGS.items():
+        figures[f"error_auprc_{name}"] = error_auprc(voxels[values], voxels[errors])
     for name, (values, errors) in RANKINGS.items():
         figures[f"normalised_aurc_{name}"] = metrics.normalised_aurc(voxels[values], voxels[errors])
     return figures
@@ -172,6 +178,15 @@ def _structure(
 
 def _ece(error_probability: npt.NDArray[np.float32], wrong: npt.NDArray[np.bool_]) -> float:
     return expected_calibration_error(1.0 - error_probability, ~wrong)
+
+
+def _qubrats(prediction: Prediction, true: npt.NDArray[np.integer], mask: npt.NDArray[np.bool_]) -> float:
+    """QU-BraTS score of the total uncertainty in a mask, mean over the structures."""
+    most = math.log(len(prediction.structures) + 1)
+    values = np.clip(prediction.uncertainty["total"].array[mask] / most, 0.0, 1.0)
+    labels = prediction.labels.array[mask]
+    parts = [filtering(values, labels, true[mask], part.value) for part in prediction.structures]
+    return mean_filtering(parts).score
 
 
 def _mean(values: list[float]) -> float:

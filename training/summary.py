@@ -31,6 +31,8 @@ MAIN = (
     "error_auroc_total",
     "error_auroc_plain",
 )
+#: The share of cases that is looked at apart as the worst.
+WORST = 0.05
 _SURFACE = ("dice", "hd95_mm", "nsd_1mm")
 
 
@@ -84,6 +86,7 @@ def figures_over_cases(scores: Sequence[CaseScore], *, seed: int = 0) -> dict[st
     pooled = {name: np.concatenate([score.voxels[name] for score in scores]) for name in scores[0].voxels}
     found = {
         "figures": statistics([score.figures for score in scores], seed=seed),
+        "worst": worst_cases({score.case: score.figures for score in scores}),
         "structures": parts_over_cases([score.structures for score in scores], seed=seed),
         "pooled": {"voxels": int(pooled["wrong"].size), **error_figures(pooled)},
     }
@@ -98,6 +101,21 @@ def statistics(rows: Sequence[Mapping[str, float]], *, seed: int = 0) -> dict[st
         name: asdict(statistic((row[name] for row in rows), interval=name in MAIN, seed=seed))
         for name in rows[0]
     }
+
+
+def worst_cases(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Mean overlap and surface figures of the twentieth of the cases with the lowest Dice, at least one.
+
+    Args:
+        figures: of the cases, by name.
+
+    Returns:
+        "cases", their names, the worst first, and the mean of "dice", "hd95_mm" and "nsd_1mm" over them.
+    """
+    order = sorted(figures, key=lambda name: (figures[name]["dice"], name))
+    names = order[: math.ceil(WORST * len(order))]
+    means = {key: statistic(figures[name][key] for name in names).mean for key in _SURFACE}
+    return {"cases": names, **means}
 
 
 def parts_over_cases(cases: Sequence[Sequence[StructureScore]], *, seed: int = 0) -> dict[str, Any]:

@@ -184,6 +184,13 @@ class TestSeveralModalities:
         mean = np.mean([part["figures"]["dice"]["mean"] for part in parts])
         assert pooled["figures"]["dice"]["mean"] == pytest.approx(mean, abs=1e-5)
         assert pooled["regions"]["ball"]["dice"]["n"] == 4
+        assert len(pooled["worst"]["cases"]) == 1
+        rows = rows_of(tmp_path / "pool" / "evaluation" / "cases.csv")
+        assert pooled["worst"]["dice"] == pytest.approx(min(float(row["dice"]) for row in rows), abs=1e-5)
+        assert pooled["pooled"]["voxels"] == sum(part["pooled"]["voxels"] for part in parts)
+        rates = [part["pooled"]["voxels"] * part["pooled"]["error_rate"] for part in parts]
+        assert pooled["pooled"]["error_rate"] == pytest.approx(sum(rates) / pooled["pooled"]["voxels"])
+        assert 0 < pooled["figures"]["qubrats_total"]["mean"] <= 1
         assert set(pooled["structures"]) == {"front", "back"}
         assert pooled["subsets"]["T1"]["dice"]["n"] == 4
         assert [part["fold"] for part in pooled["per_fold"]] == [0, 1]
