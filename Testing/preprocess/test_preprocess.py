@@ -213,6 +213,17 @@ def test_labels_come_from_interpolated_probabilities_with_ties_for_the_lower_cla
     np.testing.assert_allclose(result.soft_voxels, [1.1, 1.5, 1.4], rtol=1e-6)
 
 
+def test_two_structures_that_are_told_apart_badly_leave_no_crack_between_them():
+    prepared = prepare([_volume(shape=(1, 1, 5))], PreprocessConfig())
+    front = [0.9, 0.5, 0.31, 0.1, 0.0]
+    back = [0.0, 0.1, 0.29, 0.5, 0.3]
+    nothing = [1 - a - b for a, b in zip(front, back, strict=True)]  # 0.4 in the middle
+    probabilities = np.array([nothing, front, back], np.float32)
+    result = restore_labels(probabilities[:, None, None, :], prepared)
+    np.testing.assert_array_equal(result.labels[0, 0], [1, 1, 1, 2, 0])
+    np.testing.assert_allclose(result.confidence[0, 0], [0.9, 0.5, 0.31, 0.5, 0.7], rtol=1e-6)
+
+
 def test_results_of_another_shape_are_refused():
     prepared = prepare([_volume()], PreprocessConfig())
     with pytest.raises(ValueError, match="expected an array of shape"):
