@@ -48,7 +48,7 @@ from training.summary import finite, write_json, write_text
 from training.unseen import check_unseen, load_model_of
 
 FORMAT = "dianet-explanations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FOLDER = "explanations"
 _PLACED = 32  # cases that say where structures usually lie
 

@@ -91,6 +91,9 @@ def cascade(
 ) -> dict[str, dict[str, list[float]]]:
     """Likeness of each map to that of randomised weights, and to the same structure's map of another case.
 
+    With randomised weights the score is taken twice: over the voxels that the fitted network gave to the
+    structure, and ("own") over those that the randomised network gives to it, as a user would be shown.
+
     Args:
         network: the fitted one.
         case: the case.
@@ -118,13 +121,18 @@ def cascade(
                 for value in values:
                     new = cam(window, case, method, value, case.found == value)
                     note(method, stage, maps[method, value], new)
+                    own = cam(window, case, method, value, None)
+                    note(method, f"{stage} own", maps[method, value], own)
     return found
 
 
 def perturbation(
     network: DIANet, case: Shown, maps: Maps, settings: PerturbSettings, seed: int, *, rivals: bool = True
 ) -> dict[str, dict[str, list[Any]]]:
-    """Deletion and insertion in the order of each map, and of its rivals: the prediction first, at random."""
+    """Deletion and insertion in the order of each map, and of its rivals.
+
+    These are the prediction first, a random order, and nearness to the prediction.
+    """
     found: dict[str, dict[str, list[Any]]] = {}
     for value in sorted({value for _, value in maps}):
         generator = np.random.default_rng((seed, value))
@@ -133,6 +141,7 @@ def perturbation(
         if rivals:
             orders["prediction"] = (case.found == value).astype(np.float32)
             orders["random"] = np.zeros(case.found.shape, np.float32)
+            orders["nearness"] = -distance_mm(case.found == value, case.spacing)
         for name, values in orders.items():
             curves = perturbed.curves(cube_order(values, settings.edge, generator))
             part = found.setdefault(name, {})

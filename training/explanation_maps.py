@@ -113,10 +113,11 @@ def shown(network: DIANet, case: Case, config: TrainingConfig, size: tuple[int, 
     )
 
 
-def cam(maps: WindowMaps, case: Shown, method: str, value: int, mask: Mask) -> Map:
-    """The map of one of `CAMS`."""
+def cam(maps: WindowMaps, case: Shown, method: str, value: int, mask: Mask | None) -> Map:
+    """The map of one of `CAMS`; without a mask of what the network itself gives to the class."""
     layer, weighting = CAMS[method]
-    return case.inside(maps.map(value, layer, weighting, case.around(mask))[0])
+    where = None if mask is None else case.around(mask)
+    return case.inside(maps.map(value, layer, weighting, where)[0])
 
 
 def gradient(network: DIANet, case: Shown, value: int, mask: Mask) -> Map:

@@ -31,6 +31,8 @@ GATES = {
 }
 _MARGIN, _MOST = 0.05, 0.8
 RIVALS = ("random", "prediction")
+#: Orders that are shown beside ours, the last one without a gate: it knows where the structure is, no more.
+ORDERS = (*RIVALS, "nearness")
 PLACES = ("chance", "centre", "usual place")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -65,7 +67,7 @@ def _perturbation_differences(rows: Rows, seed: int) -> dict[str, Any]:
                 rival: _difference(
                     [{name: part[name][kind] for name in part} for part in parts], method, rival, seed
                 )
-                for rival in RIVALS
+                for rival in ORDERS
             }
             for kind in ("deletion", "insertion")
         }
@@ -111,8 +113,9 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
     for title, suffix, others in (("maximum within 3 mm", "", rivals), ("maximum inside", ", inside", "")):
         yield _row(title, [points[f"{method}{suffix}"] for method in CAMS], others)
     for kind, title in (("ssim", "SSIM"), ("rank", "rank correlation")):
-        for stage in (*STAGES, "unrelated"):
-            what = "with another case's map" if stage == "unrelated" else f"after randomising: {stage}"
+        named = {stage: f"after randomising: {stage}" for stage in STAGES}
+        named |= {f"{stage} own": f"{text}, of its own segmentation" for stage, text in named.items()}
+        for stage, what in {**named, "unrelated": "with another case's map"}.items():
             yield _row(f"{title} {what}", [_part(summary, "cascade", m, f"{kind} {stage}") for m in CAMS])
     yield from _perturbation_rows(summary)
     for key, title in (
@@ -150,10 +153,10 @@ def _part(summary: Mapping[str, Any], what: str, method: str, key: str) -> Mappi
 def _perturbation_rows(summary: Mapping[str, Any]) -> Iterator[str]:
     apart = summary["perturbation_differences"]
     for kind in ("deletion", "insertion"):
-        others = [f"{name} {cell(_part(summary, 'perturbation', name, kind))}" for name in RIVALS]
+        others = [f"{name} {cell(_part(summary, 'perturbation', name, kind))}" for name in ORDERS]
         parts = [_part(summary, "perturbation", method, kind) for method in CAMS]
         yield _row(f"area under {kind}", parts, ", ".join(others))
-        for rival in RIVALS if apart else ():
+        for rival in ORDERS if apart else ():
             yield _row(f"{kind}, less {rival}", [apart[method][kind][rival] for method in CAMS])
 
 

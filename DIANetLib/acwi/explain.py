@@ -4,8 +4,8 @@
 The score is the mean logit of the class over a region, of the mean pass: no latent draws, no dropout. The
 region is the whole predicted structure unless a mask is given (Seg-Grad-CAM, Vinogradova et al., AAAI 2020).
 By default the gradients weigh place by place (LayerCAM), and the maps of the bottleneck and of the decoder's
-coarse scales are put together: equation 30 as printed, with the mean over all places at the bottleneck, tells
-no region from another and names less of what matters (`python -m training explanations`).
+scales are put together and smoothed: equation 30 as printed, with the mean over all places at the bottleneck,
+tells no region from another and names less of what matters (`python -m training explanations`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from monai.networks.layers import GaussianFilter
 from torch import Tensor
 
 from DIANetLib.acwi.camera import Weighting, layers_and_scores, untouched, upsampled, weighted
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_WEIGHTING", "WindowMaps", "default_layers", "scaled"]
 
 DEFAULT_WEIGHTING: Weighting = "positive"
+#: Deviation, in voxels that the network reads, of the Gaussian that maps put together are smoothed by.
+SMOOTHING_VOXELS = 2.0
 
 
 def default_layers(model: DIANet) -> tuple[str, ...]:
     """The layers whose maps are put together where none is named, coarsest first.
 
-    The bottleneck and the decoder's scales but the finest one, whose map is the segmentation over again: the
-    logits of a place are made of nothing but its features.
+    The bottleneck tells what around a structure matters, the decoder's scales ever more exactly where it is.
+    The finest one alone would show the segmentation over again: the logits of a place are made of nothing but
+    its features.
 
     Raises:
         InputError: The network names no layers.
@@ -33,7 +38,7 @@ def default_layers(model: DIANet) -> tuple[str, ...]:
     if not layers:
         raise InputError("expected a network with layers to explain it at, got one that names none.")
     decoder = [name for name in layers if name.startswith("segmentation.scales.")]
-    return (layers[0], *decoder[:-1])
+    return (layers[0], *decoder)
 
 
 def scaled(values: Tensor) -> Tensor:
@@ -64,7 +69,8 @@ class WindowMaps:
     ) -> tuple[Tensor, int]:
         """Map (*S) and the number of voxels that the score was taken over; arguments as for `gradcam`.
 
-        The map of one layer has the score's unit; of several, each has a maximum of 1 and it is their mean.
+        The map of one layer has the score's unit. Of several, each to a maximum of 1, it is their mean,
+        smoothed, since what blurring the image takes away there is not told to the voxel.
         """
         model = self.model
         layers = segmentation_layers(model)
@@ -86,7 +92,7 @@ class WindowMaps:
             upsampled(weighted(f.detach()[0], g[0], weighting), self.x.shape[2:])
             for f, g in zip(features, gradients, strict=True)
         ]
-        return (maps[0] if len(maps) == 1 else torch.stack([scaled(m) for m in maps]).mean(0)), voxels
+        return (maps[0] if layer is not None else _together(maps)), voxels
 
     def _passed(self, layers: tuple[str, ...]) -> tuple[list[Tensor], Tensor]:
         """Features of the layers, each (1, C, *S_layer), and the logits (K, *S) of the mean pass."""
@@ -101,6 +107,13 @@ class WindowMaps:
         encoded = self.model.encode(self.x, self.available, heads=["segmentation"])
         logits: Tensor = self.model.decode(encoded, heads=["segmentation"]).segmented.mean[0].float()
         return logits
+
+
+def _together(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (*S) of several layers as one, not scaled."""
+    mean = torch.stack([scaled(found) for found in maps]).mean(0)
+    smooth: Tensor = GaussianFilter(mean.ndim, SMOOTHING_VOXELS).to(mean.device)(mean[None, None])[0, 0]
+    return smooth
 
 
 def _weight(logits: Tensor, channel: int, mask: Tensor | None) -> tuple[Tensor, int]:
