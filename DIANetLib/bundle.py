@@ -140,6 +140,11 @@ class LoadedModel:
         return self.metadata.dianet.temperature
 
     @property
+    def mirror_samples(self) -> bool:
+        """Whether every other sample reads the image mirrored left to right."""
+        return self.metadata.dianet.mirror_samples
+
+    @property
     def localiser(self) -> LocaliserSpec | None:
         """Which other model finds the region to look at."""
         return self.metadata.dianet.localiser

@@ -15,7 +15,7 @@ from DIANetLib.bundle_inference import inference_config
 from DIANetLib.bundle_schema import AtlasSpec, BundleMetadata, DianetSection
 from DIANetLib.bundle_weights import ATLAS_KEY, check_architecture, check_finite, parsed
 from DIANetLib.errors import OutputError
-from DIANetLib.model_folders import ATLAS, METADATA, WEIGHTS
+from DIANetLib.model_folders import ATLAS, FORMAT_VERSION, METADATA, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +127,7 @@ def save_bundle(
     weights = save(stored, metadata={"format": "pt"})
     section = section.model_copy(
         update={
+            "format_version": FORMAT_VERSION,
             "sha256": hashlib.sha256(weights).hexdigest(),
             "size_bytes": len(weights),
             # Both belong to the weights that they were fitted behind.

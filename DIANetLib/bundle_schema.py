@@ -193,6 +193,7 @@ class DianetSection(_Frozen):
         quality: What turns the agreement of samples into expected Dice, if it was fitted.
         one_pass: The head that stands for the samples in one pass, if there is one.
         familiarity: What tells whether an image is like those fitted, if it was fitted.
+        mirror_samples: Whether every other sample reads the image mirrored left to right, as it was fitted.
         training: How the weights came about: data, split, steps, seed.
         figures: Measured on cases not trained on.
         sha256: Hash of the weight file, hexadecimal.
@@ -215,6 +216,7 @@ class DianetSection(_Frozen):
     quality: QualityModel | None = None
     one_pass: OnePassSpec | None = None
     familiarity: FamiliaritySpec | None = None
+    mirror_samples: bool = False
     training: dict[str, Any] = Field(default_factory=dict)
     figures: dict[str, Any] = Field(default_factory=dict)
     sha256: str = Field(default="0" * 64, pattern=_SHA256)

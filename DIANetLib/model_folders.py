@@ -26,8 +26,9 @@ __all__ = [
 ]
 
 #: Version of the `"dianet"` section of the metadata that this release writes, and the newest that it reads.
-#: 1: segmentation alone; 2: classes, reconstruction, atlas.
-FORMAT_VERSION = 2
+#: 1: segmentation alone; 2: classes, reconstruction, atlas; 3: quality of structures, one-pass head,
+#: familiarity, the localiser's weight, mirrored samples.
+FORMAT_VERSION = 3
 
 METADATA = Path("configs/metadata.json")
 WEIGHTS = Path("models/model.safetensors")

@@ -193,6 +193,7 @@ class TrainingConfig(Section):
         baseline: a plain peer that is fitted in the network's place, with about as many parameters.
         patch: voxels (i, j, k) that a step reads per row; (i, j, 1) for a network of two dimensions.
         window: voxels that inference reads at once; the patch if None.
+        mirror_samples: whether every other sample of inference reads the image mirrored left to right.
         tasks: what the heads are fitted for.
         objective: the terms of the loss beside the tasks.
     """
@@ -208,6 +209,7 @@ class TrainingConfig(Section):
     preprocess: PreprocessConfig = PreprocessConfig()
     patch: tuple[int, int, int]
     window: tuple[int, int, int] | None = None
+    mirror_samples: bool = False
     augment: AugmentConfig = AugmentConfig()
     optimiser: OptimiserConfig
     tasks: TasksConfig = TasksConfig()
@@ -256,6 +258,7 @@ _DESCRIPTIVE = {
     "description",
     "licence",
     "localiser",
+    "mirror_samples",
     "validate_every",
     "version",
     "window",

@@ -71,6 +71,16 @@ def _patch(config: TrainingConfig) -> None:
                 f"{network.spatial_dims} dimensions, got {axis}"
             )
 
+    if config.mirror_samples and 2 not in config.augment.mirror_axes:
+        raise ValueError(
+            "mirror_samples: expected a fit that saw images mirrored left to right, axis 2 of"
+            f" augment.mirror_axes, got {list(config.augment.mirror_axes)}"
+        )
+    if config.mirror_samples and config.preprocess.orientation == "source":
+        raise ValueError(
+            "mirror_samples: expected images whose axes are known, got preprocess.orientation 'source'"
+        )
+
 
 def _tasks(config: TrainingConfig) -> None:
     network, task = config.network, config.tasks.reconstruction

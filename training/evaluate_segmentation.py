@@ -50,6 +50,7 @@ def segmentation_temperature(trial: Trial) -> float:
             samples=trial.samples,
             seed=trial.seed + number,
             voxels=TEMPERATURE_VOXELS,
+            mirrored=trial.config.mirror_samples,
         ):
             logits.append(values)
             labels.append(classes)
@@ -81,6 +82,7 @@ def segmentation_scores(
             None if correction is None else correction.to_json(),
             trial.samples,
             trial.seed,
+            config.mirror_samples,
             config.window_kji,
             [region.model_dump(mode="json") for region in config.data.regions],
         ]

@@ -128,6 +128,7 @@ def export(
         error_calibration=_error_calibration(summary),
         localiser=_localiser(config),
         quality=None if expected is None else expected["quality"],
+        mirror_samples=config.mirror_samples,
         training=facts,
         figures={
             **figures_of(summary),

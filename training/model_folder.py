@@ -11,7 +11,7 @@ from DIANetLib.bundle import LoadedModel, load_bundle, read_metadata
 from DIANetLib.bundle_export import CARD
 from DIANetLib.bundle_schema import BundleMetadata
 from DIANetLib.errors import InputError, OutputError
-from DIANetLib.model_folders import METADATA
+from DIANetLib.model_folders import FORMAT_VERSION, METADATA
 from training.card_quality import with_section
 from training.summary import write_text
 
@@ -62,6 +62,7 @@ def update_model(
     """
     metadata = read_metadata(folder).model_dump(mode="json", by_alias=True)
     change(metadata["dianet"])
+    metadata["dianet"]["format_version"] = FORMAT_VERSION  # what was put in may be newer than the folder
     text = BundleMetadata.model_validate(metadata).to_json()
     card = with_section((folder / CARD).read_text(encoding="utf-8"), section)
     if part is not None:

@@ -78,7 +78,8 @@ def run_cases(
     found: list[Told] = []
     for case in track(cases, title, unit="case"):
         file = folder / f"{case.name}.json"
-        key = json.dumps([FORMAT_VERSION, sha256, engine.model.temperature, samples, seed])
+        mirrored = engine.model.mirror_samples
+        key = json.dumps([FORMAT_VERSION, sha256, engine.model.temperature, samples, seed, mirrored])
         known = _load(file, key)
         source: SourceCase | None = None
         rows: list[Told] = []

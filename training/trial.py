@@ -147,6 +147,11 @@ class TrialModel:
         return window_of(self.fitted.config)
 
     @property
+    def mirror_samples(self) -> bool:
+        """Whether every other sample reads the image mirrored left to right."""
+        return self.fitted.config.mirror_samples
+
+    @property
     def localiser(self) -> LocaliserSpec | None:
         """None: the cases of an evaluation are what the network was fitted on."""
         return None
@@ -227,6 +232,7 @@ def sampled_logits(
     seed: int,
     voxels: int,
     margin: int = 3,
+    mirrored: bool = False,
 ) -> Iterator[tuple[FloatArray, npt.NDArray[np.uint8]]]:
     """Log-probabilities of every sample at some voxels in and near the structures, window by window.
 
@@ -238,6 +244,7 @@ def sampled_logits(
         seed: seed of the samples and of the choice of voxels.
         voxels: at most this many per case.
         margin: voxels around the structures that count.
+        mirrored: whether every other sample reads the window mirrored left to right.
 
     Yields:
         Log-probabilities (max(T, 1), V, K) and true classes (V,).
@@ -265,12 +272,16 @@ def sampled_logits(
             continue
         chosen = torch.from_numpy(inside).to(device)
         x = part.cut(image).unsqueeze(0).to(device)
-        encoded = network.encode(x.squeeze(2) if flat else x, available)
+        x = x.squeeze(2) if flat else x
+        ways = 2 if mirrored and samples > 1 else 1
+        encoded = [network.encode(x.flip(-1) if way else x, available) for way in range(ways)]
         valid = part.valid[1:] if flat else part.valid
         rows = []
         for sample in range(max(1, samples)):
             generators = sample_generators(seed, part.index, [sample]) if samples else None
-            probabilities = network.decode(encoded, generators).segmented.probabilities()
+            way = sample % ways
+            probabilities = network.decode(encoded[way], generators).segmented.probabilities()
+            probabilities = probabilities.flip(-1) if way else probabilities
             values = probabilities[0][(slice(None), *valid)].flatten(1)[:, chosen].T
             rows.append(values.clamp_min(torch.finfo(torch.float32).tiny).log().cpu())
         yield torch.stack(rows).numpy(), case.labels[part.slices].ravel()[inside]

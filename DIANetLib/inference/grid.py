@@ -35,6 +35,10 @@ class NetworkSource(Protocol):
     def temperature(self) -> float:
         """What the logits are divided by."""
 
+    @property
+    def mirror_samples(self) -> bool:
+        """Whether every other sample reads the image mirrored left to right."""
+
     def network(self, device: str | torch.device = ...) -> DIANet:
         """The network in evaluation mode on ``device``, the same object at every call."""
 
@@ -143,6 +147,7 @@ class GridRun:
             on_samples=on_samples,
             pooled=self.pooled,
             head=self.model.one_pass_head(self.plan.device) if self.one_pass else None,
+            mirrored=self.model.mirror_samples,
         )
         return _on_cpu(maps, flat)
 

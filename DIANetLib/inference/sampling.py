@@ -67,6 +67,7 @@ def sample_window(
     on_samples: Callable[[int], None] | None = None,
     pooled: bool = False,
     head: OnePassHead | None = None,
+    mirrored: bool = False,
 ) -> UncertaintyMaps:
     """Encode a window once, decode it ``samples`` times, and sum up.
 
@@ -87,6 +88,8 @@ def sample_window(
         pooled: Also pool what the encoder saw: the coarsest features, then those that the decoder's scales
             read, coarsest first.
         head: What tells from a plain pass what samples would have told, on the device of ``x``.
+        mirrored: Every other sample, from the second on, reads the window mirrored along its last axis (left
+            and right), and is turned back; the window is then encoded twice.
 
     Returns:
         Maps (K, *valid) and (*valid) on the device of ``x``.
@@ -105,12 +108,16 @@ def sample_window(
             if on_samples is not None:
                 on_samples(1)
             return replace(maps, pooled=seen)
-        for first in range(0, total, batch):
-            rows = range(first, min(first + batch, total))
+        ways = 2 if mirrored and total > 1 else 1
+        for way, rows in _batches(total, ways, batch):
+            if way == 1 and rows[0] == 1:
+                del encoded  # not beside the next one
+                with autocast(x.device):
+                    encoded = network.encode(x.flip(-1), available, heads=["segmentation"])
             generators = sample_generators(seed, window, rows) if samples else None
             with autocast(x.device):
                 output = network.decode(encoded, generators, heads=["segmentation"]).segmented
-            output = _cropped(output, valid)
+            output = _cropped(_turned(output) if way == 1 else output, valid)
             probabilities = output.probabilities(temperature)
             log_variance = output.log_variance
             variance = None if log_variance is None else log_variance.float().exp()
@@ -152,6 +159,22 @@ def interruptible(network: torch.nn.Module, check: Callable[[], None] | None) ->
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _batches(total: int, ways: int, batch: int) -> Iterator[tuple[int, range]]:
+    """Samples a few at a time, each with the way that it is read in: all of way 0, then all of way 1."""
+    for way in range(ways):
+        numbers = range(way, total, ways)
+        for first in range(0, len(numbers), batch):
+            yield way, numbers[first : first + batch]
+
+
+def _turned(output: SegmentationOutput) -> SegmentationOutput:
+    """An output of a mirrored window as one of the window."""
+    variance = output.log_variance
+    return replace(
+        output, mean=output.mean.flip(-1), log_variance=None if variance is None else variance.flip(-1)
+    )
 
 
 def _cropped(output: SegmentationOutput, valid: tuple[slice, ...] | None) -> SegmentationOutput:

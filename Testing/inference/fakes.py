@@ -62,6 +62,7 @@ class FakeModel:
     modalities: tuple[ModalitySpec, ...] = (ModalitySpec(name="T1", aliases=("T1w",)),)
     window: tuple[int, int, int] = (16, 16, 16)
     temperature: float = 1.0
+    mirror_samples: bool = False
     localiser: LocaliserSpec | None = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     localiser_model: FakeModel | None = None

@@ -46,6 +46,37 @@ def test_a_two_dimensional_network_equals_its_loop_too():
     torch.testing.assert_close(maps.mean_probability, torch.cat(outputs).mean(0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_every_other_sample_reads_the_mirrored_window_where_that_is_asked_for(batch):
+    network, x = tiny_network(), _image((8, 10, 14))
+    valid = (slice(0, 8), slice(1, 10), slice(0, 11))  # padded on one side alone
+    maps = sample_window(network, x, samples=5, seed=5, batch=batch, valid=valid, mirrored=True)
+    rows = []
+    with torch.no_grad():
+        for t in range(5):
+            turned = x.flip(-1) if t % 2 else x
+            found = network(turned, generators=sample_generators(5, 0, [t])).segmented.probabilities()[0]
+            rows.append((found.flip(-1) if t % 2 else found)[(slice(None), *valid)])
+    samples = torch.stack(rows)
+    torch.testing.assert_close(maps.mean_probability, samples.mean(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps.epistemic, mutual_information(samples), atol=1e-5, rtol=0)
+    straight = sample_window(network, x, samples=5, seed=5, valid=valid).mean_probability
+    assert float((maps.mean_probability - straight).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_a_single_pass_is_never_mirrored(samples):
+    network, x = tiny_network(), _image()
+    mirrored, straight = (sample_window(network, x, samples=samples, mirrored=way) for way in (True, False))
+    assert torch.equal(mirrored.mean_probability, straight.mean_probability)
+
+
+def test_mirrored_samples_encode_a_window_twice():
+    network = ThresholdNetwork()
+    sample_window(network, _image(), samples=6, batch=2, mirrored=True)
+    assert (network.encoded, network.decoded, network.rows) == (2, 6, 2)
+
+
 def test_no_samples_mean_one_plain_pass_without_epistemic_part():
     network, x = tiny_network(), _image()
     maps = sample_window(network, x, samples=0)

@@ -92,6 +92,11 @@ class TestEvaluating:
         assert kept == [True, False]
         assert summary_of(own)["figures"] == figures
 
+        mirrored = [*_common(own, data), "--samples", "3", "--set", "mirror_samples=true"]
+        assert main(["evaluate", *mirrored]) == 0  # the fit is the same, what is done with it is not
+        assert summary_of(own)["figures"]["dice_plain"] == figures["dice_plain"]
+        assert summary_of(own)["figures"]["error_auroc_total"] != figures["error_auroc_total"]
+
         assert main(["evaluate", *_common(own, data), "--samples", "2", "--limit", "1"]) == 0
         assert files[0].stat().st_mtime_ns != before[0]
         assert summary_of(own)["limited"]

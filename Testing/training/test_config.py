@@ -43,6 +43,14 @@ def test_shipped_configurations_are_valid_and_carry_the_name_of_their_file(file:
             r"patch: expected \[i, j, 1\] for a network of two dim.* \[16, 16, 12\]",
         ),
         ({"network__spatial_dims": 2, "patch": [16, 16, 1], "augment": {"mirror_axes": [0]}}, AXES),
+        (
+            {"augment": {"mirror_axes": [1]}, "mirror_samples": True},
+            r"mirror_samples: expected a fit that saw images mirrored .* got \[1\]",
+        ),
+        (
+            {"preprocess": {"orientation": "source"}, "mirror_samples": True},
+            "mirror_samples: expected images whose axes are known",
+        ),
         ({"network__widths": [6]}, r"config.*c.yaml: network.widths: expected at least 2 scales, got 1$"),
         (
             {"network__classification": {"classes": 2}},
