@@ -157,11 +157,13 @@ class RestoredLabels:
     Attributes:
         labels: uint8 class indices.
         confidence: float32 probability of that class.
+        joined: bool, where background is the most probable class, but not as probable as all structures.
         soft_voxels: float64 (K,) sum of each class's probability over the part, in voxels.
     """
 
     labels: npt.NDArray[np.uint8]
     confidence: FloatArray
+    joined: npt.NDArray[np.bool_]
     soft_voxels: npt.NDArray[np.float64]
 
 
@@ -364,9 +366,10 @@ def restore_labels(probabilities: Iterable[npt.NDArray[Any]], prepared: Prepared
     if background is None:
         raise ValueError("expected at least one class, got none")
     nothing = background >= 0.5
+    joined = (background >= best) & ~nothing
     labels[nothing] = 0
     np.copyto(best, background, where=nothing)
-    return RestoredLabels(labels, best, np.array(soft))
+    return RestoredLabels(labels, best, joined, np.array(soft))
 
 
 def on_one_grid(volumes: Sequence[Volume]) -> tuple[tuple[Volume, ...], tuple[str, ...]]:

@@ -227,7 +227,9 @@ class Canvas:
 
     def _wrong(self, found: RestoredLabels, maps: UncertaintyMaps, prepared: Prepared) -> FloatArray:
         """The calibrated probability that a label is wrong, on the part of the source grid."""
-        told = 1.0 - found.confidence if maps.error is None else restore_box(maps.error.numpy(), prepared)
+        told = 1.0 - found.confidence
+        if maps.error is not None:  # of the most probable class, which is not the label everywhere
+            told = np.where(found.joined, told, restore_box(maps.error.numpy(), prepared))
         wrong: FloatArray = np.clip(told, 0.0, 1.0)
         if self._error_calibration is not None:
             wrong = self._error_calibration.apply(wrong, found.labels)

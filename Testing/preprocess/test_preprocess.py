@@ -222,6 +222,7 @@ def test_two_structures_that_are_told_apart_badly_leave_no_crack_between_them():
     result = restore_labels(probabilities[:, None, None, :], prepared)
     np.testing.assert_array_equal(result.labels[0, 0], [1, 1, 1, 2, 0])
     np.testing.assert_allclose(result.confidence[0, 0], [0.9, 0.5, 0.31, 0.5, 0.7], rtol=1e-6)
+    np.testing.assert_array_equal(result.joined[0, 0], [False, False, True, False, False])
 
 
 def test_results_of_another_shape_are_refused():
