@@ -17,7 +17,6 @@ _EXPLAINED = {
     "error_auprc_total": "error AUPRC of the total uncertainty",
     "error_auprc_plain": "error AUPRC of one plain pass's softmax entropy",
     "qubrats_total": "QU-BraTS score of the total uncertainty",
-    "qubrats_plain": "QU-BraTS score of one plain pass's softmax entropy",
     "ece_before": "ECE before temperature",
     "ece": "ECE after temperature",
 }

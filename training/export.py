@@ -43,7 +43,6 @@ _FIGURES = (
     "error_auprc_total",
     "error_auprc_plain",
     "qubrats_total",
-    "qubrats_plain",
 )
 _PARTS = (
     "worst",

@@ -116,7 +116,6 @@ def score_case(
         **({"dice_regions": _mean([score.dice for score in unions])} if unions else {}),
         **error_figures(voxels),
         "qubrats_total": _qubrats(calibrated, true, mask),
-        "qubrats_plain": _qubrats(plain, true, mask),
     }
     return CaseScore(name, structures, figures, voxels, unions)
 
