@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.summary import worst_in_words
+
 _EXPLAINED = {
     "dice_regions": "mean Dice of the regions",
     "error_auroc_total": "error AUROC of the total uncertainty",
@@ -60,9 +62,8 @@ def _segmentation(summary: Mapping[str, Any]) -> list[str]:
         hd95, nsd = _number(part["hd95_mm"]["mean"], 2), _number(part["nsd_1mm"]["mean"], 4)
         rows.append((key, dice, _interval(part["dice"]), hd95, nsd))
     if worst := summary.get("worst"):
-        named = f"worst {len(worst['cases'])} cases"
         dice, hd95, nsd = (_number(worst[n], d) for n, d in (("dice", 4), ("hd95_mm", 2), ("nsd_1mm", 4)))
-        rows.append((named, dice, "", hd95, nsd))
+        rows.append((worst_in_words(worst), dice, "", hd95, nsd))
     explained = dict(_EXPLAINED)
     if summary.get("error_calibration"):
         explained["ece"] += " and correction by class"

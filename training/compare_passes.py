@@ -129,12 +129,11 @@ def _set_dropout(network: DIANet, path: float, skip: float) -> None:
 
 
 def _turned_back(output: SegmentationOutput, axes: list[int], window: Window) -> SegmentationOutput:
-    def turned(tensor: Tensor) -> Tensor:
-        return (tensor.flip(axes) if axes else tensor)[(slice(None), slice(None), *window.valid)]
-
+    part = (slice(None), slice(None), *window.valid)
+    output = output.flipped(axes) if axes else output
     return replace(
         output,
-        mean=turned(output.mean),
-        log_variance=None if output.log_variance is None else turned(output.log_variance),
-        auxiliary=tuple(turned(part) for part in output.auxiliary),  # in evaluation a one-pass head's alone
+        mean=output.mean[part],
+        log_variance=None if output.log_variance is None else output.log_variance[part],
+        auxiliary=tuple(tensor[part] for tensor in output.auxiliary),  # in evaluation a one-pass head's alone
     )

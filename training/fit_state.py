@@ -76,7 +76,7 @@ def begin(
         context: this process among its peers.
         start: weights to start from, or None for random ones.
     """
-    model = model_on(config, context.device)
+    model = model_on(config, context.device, compiled=config.optimiser.compile)
     if start is not None:
         taken = take_over(model, start)
         if context.leads:
@@ -89,7 +89,7 @@ def begin(
 
 def go_on(config: TrainingConfig, found: Checkpoint, context: Context) -> FitState:
     """A fit as it was when its checkpoint was written."""
-    model = model_on(config, context.device)
+    model = model_on(config, context.device, compiled=config.optimiser.compile)
     model.load_state_dict(found.model)
     state = _state(config, model, context, Priors.restored(found.extras).to(context.device))
     state.optimiser.load_state_dict(found.optimiser)
@@ -100,11 +100,17 @@ def go_on(config: TrainingConfig, found: Checkpoint, context: Context) -> FitSta
     return state
 
 
-def model_on(config: TrainingConfig, device: torch.device) -> DIANet:
-    """The network as it is fitted, with its weights laid out as the device's convolutions like it."""
+def model_on(config: TrainingConfig, device: torch.device, *, compiled: bool = False) -> DIANet:
+    """The network as it is fitted, with its weights laid out as the device's convolutions like it.
+
+    Args:
+        config: the network.
+        device: where it goes.
+        compiled: whether it will be compiled.
+    """
     model = build_model(config).to(device)
     # On a CPU the normalisation wants channels first and would turn every map around, unless it is compiled.
-    if config.network.spatial_dims == 3 and (device.type == "cuda" or config.optimiser.compile):
+    if config.network.spatial_dims == 3 and (device.type == "cuda" or compiled):
         return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return model
 

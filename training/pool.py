@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from DIANetLib.errors import InputError
 from training.against import compare
 from training.config import TrainingConfig
@@ -21,9 +19,16 @@ from training.evaluate_classification import classification_summary, classificat
 from training.evaluate_reconstruction import reconstruction_summary
 from training.evaluate_segmentation import judged_voxels
 from training.evaluation_tables import FOLDER, SUMMARY, Tables, evaluation_folder, read_tables
-from training.scoring import error_figures
 from training.subsets import subset_table
-from training.summary import finite, parts_over_cases, statistics, worst_cases, write_json, write_table
+from training.summary import (
+    finite,
+    parts_over_cases,
+    pooled_figures,
+    statistics,
+    worst_cases,
+    write_json,
+    write_table,
+)
 
 #: What the fits of all folds have in common.
 _COMMON = ("model", "baseline", "folds", "steps", "weights", "samples", "seed", "parameters")
@@ -68,7 +73,13 @@ def pool(
         **figures_of_tables(config, tables, seed=seed),
     }
     if tables.figures:
-        summary["pooled"] = _pooled(folders, [tuple(part.figures) for part in parts])
+        summary["pooled"] = pooled_figures(
+            [
+                voxels
+                for folder, part in zip(folders, parts, strict=True)
+                for voxels in judged_voxels(evaluation_folder(folder) / "cases", tuple(part.figures))
+            ]
+        )
     write_json(into / FOLDER / SUMMARY, summary)  # `compare` looks for it
     if against is not None:
         summary["against"] = compare(into, against, seed=seed)
@@ -99,17 +110,6 @@ def figures_of_tables(config: TrainingConfig, tables: Tables, *, seed: int = 0) 
     if tables.slices:
         found["reconstruction"] = reconstruction_summary(tables.slices, seed=seed)
     return found
-
-
-def _pooled(folders: Sequence[Path], cases: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Calibration and error detection over the judged voxels of all cases, given by folder."""
-    voxels = [
-        part
-        for folder, names in zip(folders, cases, strict=True)
-        for part in judged_voxels(evaluation_folder(folder) / "cases", names)
-    ]
-    joined = {name: np.concatenate([part[name] for part in voxels]) for name in voxels[0]}
-    return {"voxels": int(joined["wrong"].size), **error_figures(joined)}
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from training.summary import worst_in_words
+
 #: Characters a line where there is no terminal to ask.
 _WIDTH = 110
 _SURFACE = {"dice": 4, "hd95_mm": 2, "nsd_1mm": 3}
@@ -51,7 +53,7 @@ def _print_segmentation(summary: Mapping[str, Any], console: Console) -> None:
         table.add_section()
     if worst := summary.get("worst"):
         means = [_number(worst[name], digits) for name, digits in _SURFACE.items()]
-        table.add_row(f"worst {len(worst['cases'])} cases", means[0], "", *means[1:])
+        table.add_row(worst_in_words(worst), means[0], "", *means[1:])
     console.print(table)
     table = Table("figure", "mean over cases", "95 % interval", *(["pooled voxels"] if pooled else []))
     for name, part in figures.items():

@@ -83,16 +83,27 @@ def bootstrap_interval(
 
 def figures_over_cases(scores: Sequence[CaseScore], *, seed: int = 0) -> dict[str, Any]:
     """What a summary says about segmented cases: per figure, structure and region, and over pooled voxels."""
-    pooled = {name: np.concatenate([score.voxels[name] for score in scores]) for name in scores[0].voxels}
     found = {
         "figures": statistics([score.figures for score in scores], seed=seed),
         "worst": worst_cases({score.case: score.figures for score in scores}),
         "structures": parts_over_cases([score.structures for score in scores], seed=seed),
-        "pooled": {"voxels": int(pooled["wrong"].size), **error_figures(pooled)},
+        "pooled": pooled_figures([score.voxels for score in scores]),
     }
     if scores[0].regions:
         found["regions"] = parts_over_cases([score.regions for score in scores], seed=seed)
     return found
+
+
+def pooled_figures(cases: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, float]:
+    """Calibration and error detection over the judged voxels of all cases, `CaseScore.voxels` each."""
+    joined = {name: np.concatenate([voxels[name] for voxels in cases]) for name in cases[0]}
+    return {"voxels": int(joined["wrong"].size), **error_figures(joined)}
+
+
+def worst_in_words(worst: Mapping[str, Any]) -> str:
+    """What `worst_cases` looked at: "worst case", "worst 3 cases"."""
+    count = len(worst["cases"])
+    return "worst case" if count == 1 else f"worst {count} cases"
 
 
 def statistics(rows: Sequence[Mapping[str, float]], *, seed: int = 0) -> dict[str, Any]:

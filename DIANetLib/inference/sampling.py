@@ -109,28 +109,31 @@ def sample_window(
                 on_samples(1)
             return replace(maps, pooled=seen)
         ways = 2 if mirrored and total > 1 else 1
-        for way, rows in _batches(total, ways, batch):
-            if way == 1 and rows[0] == 1:
+        for way in range(ways):
+            if way == 1:
                 del encoded  # not beside the next one
                 with autocast(x.device):
                     encoded = network.encode(x.flip(-1), available, heads=["segmentation"])
-            generators = sample_generators(seed, window, rows) if samples else None
-            with autocast(x.device):
-                output = network.decode(encoded, generators, heads=["segmentation"]).segmented
-            output = _cropped(_turned(output) if way == 1 else output, valid)
-            probabilities = output.probabilities(temperature)
-            log_variance = output.log_variance
-            variance = None if log_variance is None else log_variance.float().exp()
-            if running is None:
-                running = RunningUncertainty(probabilities.shape[1:], probabilities)
-                overlaps = RunningOverlaps(probabilities.shape[1:], counted) if total > 1 else None
-            running.update(probabilities, variance)
-            if overlaps is not None:
-                overlaps.update(probabilities)
-            # Not kept while the next batch is decoded.
-            del output, probabilities, log_variance, variance
-            if on_samples is not None:
-                on_samples(len(rows))
+            numbers = range(way, total, ways)
+            for first in range(0, len(numbers), batch):
+                rows = numbers[first : first + batch]
+                generators = sample_generators(seed, window, rows) if samples else None
+                with autocast(x.device):
+                    output = network.decode(encoded, generators, heads=["segmentation"]).segmented
+                output = _cropped(output.flipped([-1]) if way == 1 else output, valid)
+                probabilities = output.probabilities(temperature)
+                log_variance = output.log_variance
+                variance = None if log_variance is None else log_variance.float().exp()
+                if running is None:
+                    running = RunningUncertainty(probabilities.shape[1:], probabilities)
+                    overlaps = RunningOverlaps(probabilities.shape[1:], counted) if total > 1 else None
+                running.update(probabilities, variance)
+                if overlaps is not None:
+                    overlaps.update(probabilities)
+                # Not kept while the next batch is decoded.
+                del output, probabilities, log_variance, variance
+                if on_samples is not None:
+                    on_samples(len(rows))
         assert running is not None  # total is at least one
         counted_maps = None if overlaps is None else overlaps.finish()
         return replace(running.finish(), overlaps=counted_maps, pooled=seen)
@@ -159,22 +162,6 @@ def interruptible(network: torch.nn.Module, check: Callable[[], None] | None) ->
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _batches(total: int, ways: int, batch: int) -> Iterator[tuple[int, range]]:
-    """Samples a few at a time, each with the way that it is read in: all of way 0, then all of way 1."""
-    for way in range(ways):
-        numbers = range(way, total, ways)
-        for first in range(0, len(numbers), batch):
-            yield way, numbers[first : first + batch]
-
-
-def _turned(output: SegmentationOutput) -> SegmentationOutput:
-    """An output of a mirrored window as one of the window."""
-    variance = output.log_variance
-    return replace(
-        output, mean=output.mean.flip(-1), log_variance=None if variance is None else variance.flip(-1)
-    )
 
 
 def _cropped(output: SegmentationOutput, valid: tuple[slice, ...] | None) -> SegmentationOutput:

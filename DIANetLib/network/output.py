@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -32,6 +33,20 @@ class SegmentationOutput:
     log_variance: Tensor | None = None
     auxiliary: tuple[Tensor, ...] = field(default=())
     features: Tensor | None = None
+
+    def flipped(self, axes: Sequence[int]) -> SegmentationOutput:
+        """The output turned round along axes of its tensors, as that of a mirrored image is."""
+
+        def turned(tensor: Tensor) -> Tensor:
+            return tensor.flip(*axes)
+
+        return replace(
+            self,
+            mean=turned(self.mean),
+            log_variance=None if self.log_variance is None else turned(self.log_variance),
+            auxiliary=tuple(turned(part) for part in self.auxiliary),
+            features=None if self.features is None else turned(self.features),
+        )
 
     def logits(self) -> Tensor:
         """Logits with their noise integrated out, (N, K, *S) float32: their softmax is `probabilities()`.
