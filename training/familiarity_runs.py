@@ -111,7 +111,10 @@ class Runs:
             box: what is read, LPS mm.
             reference: reads the true labels, values as the model's structures have them.
         """
-        key = json.dumps([FORMAT_VERSION, self.model.sha256, self.model.temperature, samples, self.seed])
+        model = self.model
+        key = json.dumps(
+            [FORMAT_VERSION, model.sha256, model.temperature, samples, self.seed, model.mirror_samples]
+        )
         file = self.folder / f"{zlib.crc32(f'{group} {name} {samples}'.encode()):08x}.npz"
         kept = _load(file, key, group, name)
         if kept is not None:

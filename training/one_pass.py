@@ -179,7 +179,7 @@ def _maps(
         chosen,
         corruptions,
         request.output / FOLDER / name,
-        MapSettings(model.sha256, model.temperature, samples, request.seed),
+        MapSettings(model.sha256, model.temperature, samples, request.seed, model.mirror_samples),
         title=name,
     )
     return [as_tensors(read_maps(file), model.temperature, request.device) for file in files]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from DIANetLib.acwi.metrics import dilated_mask
-from DIANetLib.acwi.uncertainty import RunningUncertainty
 from DIANetLib.errors import InputError
 from DIANetLib.inference.grid import for_inference
 from DIANetLib.inference.memory import divisors
-from DIANetLib.inference.sampling import sample_generators
+from DIANetLib.inference.sampling import sample_window
 from DIANetLib.inference.sliding_window import plan_windows, whole_window
 from DIANetLib.network import DIANet
 from DIANetLib.network.one_pass import cropped
@@ -76,12 +75,14 @@ class MapSettings:
         temperature: divides the logits of the samples.
         samples: T, 2 or more.
         seed: of samples and corruptions.
+        mirrored: whether every other sample reads the image mirrored left to right.
     """
 
     sha256: str
     temperature: float
     samples: int = 10
     seed: int = 0
+    mirrored: bool = False
 
 
 def make_maps(
@@ -108,7 +109,7 @@ def make_maps(
     Returns:
         The files, for `read_maps`.
     """
-    key = json.dumps([FORMAT_VERSION, settings.sha256, settings.temperature, settings.samples, settings.seed])
+    key = json.dumps([FORMAT_VERSION, *astuple(settings)])
     network = for_inference(network, next(network.parameters()).device)
     files = []
     for case, corruption in track(list(zip(cases, corruptions, strict=True)), title, unit="case"):
@@ -160,12 +161,17 @@ def _made(
     plain = cropped(output, valid)
     assert plain.features is not None  # just asked for
     logits, features = plain.logits()[0], plain.features[0]
-    running = RunningUncertainty(logits.shape, logits)
-    for sample in range(settings.samples):
-        generators = sample_generators(settings.seed, 0, [sample])
-        drawn = network.decode(encoded, generators, heads=["segmentation"]).segmented
-        running.update(cropped(drawn, valid).probabilities(settings.temperature))
-    maps = running.finish()
+    del encoded, output  # not beside those of the samples
+    maps = sample_window(
+        network,
+        x,
+        available=available,
+        samples=settings.samples,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        valid=valid,
+        mirrored=settings.mirrored,
+    )
     labels = prepared.labels.reshape(logits.shape[1:])
     answers = labels > 0
     for likely in (logits, maps.mean_probability):
