@@ -62,7 +62,6 @@ def pool(
     common = _common(config, folders, summaries)
     parts = [read_tables(evaluation_folder(folder)) for folder in folders]
     tables = _joined(parts)
-    _write(tables, into / FOLDER)
     seed = int(common["seed"])
     summary = {
         "format": "dianet-pooled-evaluation",
@@ -80,6 +79,7 @@ def pool(
                 for voxels in judged_voxels(evaluation_folder(folder) / "cases", tuple(part.figures))
             ]
         )
+    _write(tables, into / FOLDER)
     write_json(into / FOLDER / SUMMARY, summary)  # `compare` looks for it
     if against is not None:
         summary["against"] = compare(into, against, seed=seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,18 @@ class TestSeveralModalities:
         assert run("pool", *given, "--against", tmp_path / "pool") == 0
         against = summary_of(tmp_path / "pool")["against"]
         assert against["subsets"]["T1"]["dice"]["value"] == 0.0
+
+    def test_a_fold_whose_voxels_are_gone_is_told_before_anything_is_written(
+        self, folds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        shutil.copytree(folds / "f1", tmp_path / "f1")
+        evaluation = tmp_path / "f1" / "evaluation"
+        file = evaluation / "cases" / f"{rows_of(evaluation / 'cases.csv')[0]['case']}.npz"
+        file.unlink()
+        given = [folds / "c.yaml", folds / "f0", tmp_path / "f1", "--output", tmp_path / "pool"]
+        assert run("pool", *given) == 2
+        assert f"{file.name}, which holds the judged voxels" in capsys.readouterr().err
+        assert not (tmp_path / "pool").exists()
 
     @pytest.mark.parametrize(
         ("names", "changed", "sentence"),
