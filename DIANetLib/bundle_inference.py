@@ -26,7 +26,12 @@ def inference_config(section: DianetSection) -> dict[str, Any]:
     """
     keys = [modality.name for modality in section.modalities]
     config = {
-        "imports": ["$import pathlib", "$import torch", "$from DIANetLib.bundle import load_bundle"],
+        "imports": [
+            "$import pathlib",
+            "$import torch",
+            "$from DIANetLib.bundle import load_bundle",
+            "$from DIANetLib.labelling import labels_of_logits",
+        ],
         "bundle_root": ".",
         "inputs": {key: f"{key}.nii.gz" for key in keys},
         "output_dir": "$@bundle_root + '/eval'",
@@ -43,11 +48,18 @@ def inference_config(section: DianetSection) -> dict[str, Any]:
 
 
 def _labels(section: DianetSection, keys: list[str]) -> dict[str, Any]:
-    i, j, k = section.window
+    window, sides = (list(section.window[:2]), "1:3") if _flat(section) else (list(section.window), "1:")
+    # As DIANet's own engine: small images are padded to what the network needs, not to the whole window.
+    divisor = section.network_config().divisor
+    roi = (
+        f"$[min(w, max(2, -(-n // {divisor})) * {divisor})"
+        f" for w, n in zip({window}, @prepared['image'].shape[{sides}])]"
+    )
+    blended = {"roi_size": roi, "overlap": 0.5, "mode": "gaussian"}
     if _flat(section):
-        inferer = _target("SliceInferer", roi_size=[i, j], spatial_dim=2, overlap=0.5, mode="gaussian")
+        inferer = _target("SliceInferer", spatial_dim=2, **blended)
     else:
-        inferer = _target("SlidingWindowInferer", roi_size=[i, j, k], overlap=0.5, mode="gaussian")
+        inferer = _target("SlidingWindowInferer", **blended)
     swap = _swap(section)
     inverse = _target(
         "Invertd", keys="pred", transform="@preprocessing", orig_keys=keys[0], nearest_interp=True
@@ -55,11 +67,10 @@ def _labels(section: DianetSection, keys: list[str]) -> dict[str, Any]:
     return {
         "predictor": f"$lambda x: @network(x{swap}).segmented.mean{swap}",
         "inferer": inferer,
-        "postprocessing": _target(
-            "Compose", transforms=[_target("AsDiscreted", keys="pred", argmax=True), inverse, _saved()]
-        ),
+        "postprocessing": _target("Compose", transforms=[inverse, _saved()]),
         "logits": "$@inferer(@prepared['image'][None].to(@device), @predictor)[0]",
-        "run": ["$@postprocessing({**@prepared, 'pred': @logits})"],
+        "labels": "$labels_of_logits(@logits)[None]",
+        "run": ["$@postprocessing({**@prepared, 'pred': @labels})"],
     }
 
 

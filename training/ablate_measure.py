@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from DIANetLib.labelling import labels_of
 from DIANetLib.losses.cut import CutPrior, cut_error_mm
 from DIANetLib.network import DIANet, DIANetOutput, SegmentationOutput
 from training.adversary import Adversary
@@ -46,7 +47,7 @@ def measure_cases(
     for case in cases:
         if case.labels is None:
             continue
-        labels = predict_mean(network, case.image, config, case.available).argmax(0)
+        labels = labels_of(predict_mean(network, case.image, config, case.available))
         dice = structure_dice(labels, case.labels, config.network.classes)
         row = dict(zip(keys, map(float, dice), strict=True))
         row["dice"] = 1.0 if np.isnan(dice).all() else float(np.nanmean(dice))

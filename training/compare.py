@@ -22,6 +22,7 @@ import torch
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.errors import InputError
 from DIANetLib.inference.grid import for_inference
+from DIANetLib.labelling import confidence, labels_of
 from DIANetLib.network import DIANet
 from training.compare_cases import Runner
 from training.compare_cost import costs
@@ -185,8 +186,8 @@ def _calibration(logits: Sequence[Any], labels: Sequence[Any], temperature: floa
     answers = []
     for values, true in zip(logits, labels, strict=True):
         mean = np.mean([_softmax(one / temperature) for one in values], axis=0)  # (V, K)
-        classes = mean.argmax(1)
-        answers.append((1.0 - mean.max(1), classes, classes != true))
+        classes = labels_of(mean.T)
+        answers.append((1.0 - confidence(mean.T, classes), classes, classes != true))
     return fit_error_calibration(answers, logits[0].shape[2])
 
 

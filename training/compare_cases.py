@@ -23,6 +23,7 @@ from torch import Tensor
 from DIANetLib.acwi.metrics import dilated_mask
 from DIANetLib.acwi.uncertainty import RunningUncertainty
 from DIANetLib.errors import InputError
+from DIANetLib.labelling import labels_of, labels_of_logits
 from DIANetLib.network import DIANet, SegmentationOutput
 from training.compare_methods import Method
 from training.compare_passes import SHIPPED, Pass, one_window, run_passes
@@ -31,7 +32,7 @@ from training.datasets import Case, PreparedCase, load_case
 from training.predict import structure_dice
 from training.scoring import MARGIN_VOXELS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -92,7 +93,7 @@ class Runner:
             loaded = self._load(case)
             _, output = next(self._run(loaded, [Pass()]))
             assert loaded.labels is not None  # checked in _load
-            plain = output.mean[0].argmax(0).numpy()
+            plain = labels_of_logits(output.mean[0]).numpy()
             mask = dilated_mask((loaded.labels > 0) | (plain > 0), MARGIN_VOXELS)
             known = {"true": loaded.labels[mask].astype(np.uint8), "mask": mask}
             save_arrays(file, key, known)
@@ -153,7 +154,7 @@ class Runner:
         for method in missing:
             maps = running[method.name].finish()
             mean = maps.mean_probability.numpy()
-            labels = mean.argmax(0)
+            labels = labels_of(mean)
             arrays = {
                 "probabilities": mean[:, near.mask],
                 "epistemic": maps.epistemic.numpy()[near.mask],

@@ -21,6 +21,7 @@ from DIANetLib.acwi import metrics
 from DIANetLib.acwi.calibration import expected_calibration_error
 from DIANetLib.acwi.error_calibration import ErrorCalibration
 from DIANetLib.acwi.filtering import error_auprc, filtering, mean_filtering
+from DIANetLib.labelling import confidence, labels_of
 from training.compare_cases import Near, Told
 from training.summary import statistic
 
@@ -37,9 +38,9 @@ def entropy(probabilities: FloatArray) -> FloatArray:
 
 def corrected_error(told: Told, calibration: ErrorCalibration) -> FloatArray:
     """The calibrated probability that each voxel's answer is wrong."""
-    error = 1.0 - told.probabilities.max(0) if told.error is None else told.error
-    error = np.clip(error, 0.0, 1.0)
-    return calibration.apply(error, told.probabilities.argmax(0))
+    labels = labels_of(told.probabilities)
+    error = 1.0 - confidence(told.probabilities, labels) if told.error is None else told.error
+    return calibration.apply(np.clip(error, 0.0, 1.0), labels)
 
 
 def case_figures(near: Near, told: Told, calibration: ErrorCalibration, plain: Told) -> dict[str, float]:
@@ -51,8 +52,8 @@ def case_figures(near: Near, told: Told, calibration: ErrorCalibration, plain: T
         calibration: of the method's probability of an error.
         plain: what the plain pass gives.
     """
-    labels, true = told.probabilities.argmax(0), near.true
-    wrong, plain_wrong = labels != true, plain.probabilities.argmax(0) != true
+    labels, true = labels_of(told.probabilities), near.true
+    wrong, plain_wrong = labels != true, labels_of(plain.probabilities) != true
     count = len(told.probabilities)
     error = corrected_error(told, calibration)
     # Each from 0 to its greatest value, as the thresholds of filtering ask for.
@@ -64,7 +65,7 @@ def case_figures(near: Near, told: Told, calibration: ErrorCalibration, plain: T
     figures = {
         "dice": float(np.nanmean(told.dice)),
         "error_rate": float(wrong.mean()),
-        "ece": expected_calibration_error(told.probabilities.max(0), ~wrong),
+        "ece": expected_calibration_error(confidence(told.probabilities, labels), ~wrong),
         "ece_error": expected_calibration_error(1.0 - error, ~wrong),
     }
     for name, values in scores.items():

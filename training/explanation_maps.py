@@ -22,7 +22,8 @@ from torch import Tensor
 
 from DIANetLib.acwi.camera import Weighting, untouched
 from DIANetLib.acwi.window_maps import DEFAULT_WEIGHTING, WindowMaps
-from DIANetLib.inference.sliding_window import Window, plan_windows, whole_window
+from DIANetLib.inference.sliding_window import Window, usual_windows
+from DIANetLib.labelling import labels_of_logits
 from DIANetLib.network import DIANet
 from training.config import TrainingConfig
 from training.datasets import Case, load_case
@@ -95,12 +96,11 @@ def shown(network: DIANet, case: Case, config: TrainingConfig, size: tuple[int, 
     assert prepared.labels is not None  # only cases with labels come here
     assert prepared.prepared is not None  # it was read just now
     shape, labels = prepared.labels.shape, prepared.labels
-    whole = whole_window(shape, size[::-1], network.divisor)
-    windows = plan_windows(shape, whole or size[::-1], network.divisor)
+    windows = usual_windows(shape, size[::-1], network.divisor)
     window = max(windows, key=lambda part: int(np.count_nonzero(labels[part.slices])))
     x = window.cut(torch.from_numpy(prepared.image))[None].to(next(network.parameters()).device)
     with torch.inference_mode():
-        found = network(x).segmented.mean[0].argmax(0).to(torch.uint8)[window.valid].cpu().numpy()
+        found = labels_of_logits(network(x).segmented.mean[0]).to(torch.uint8)[window.valid].cpu().numpy()
     spacing = prepared.prepared.geometry.spacing[::-1]
     return Shown(
         case.name,

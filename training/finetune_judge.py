@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from DIANetLib.labelling import labels_of
 from training.bootstrap import Difference, differences, means_of
 from training.config import TrainingConfig
 from training.datasets import PreparedCase
@@ -226,8 +227,7 @@ def _network(config: TrainingConfig, weights: Mapping[str, Tensor], device: torc
 def _segment(
     config: TrainingConfig, network: torch.nn.Module, case: PreparedCase
 ) -> npt.NDArray[np.integer[Any]]:
-    labels: npt.NDArray[np.integer[Any]] = predict_mean(network, case.image, config, case.available).argmax(0)
-    return labels
+    return labels_of(predict_mean(network, case.image, config, case.available))
 
 
 def _dice(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from DIANetLib.labelling import labels_of_logits
 from DIANetLib.losses.latent import gaussian_kl, total_correlation
 from DIANetLib.network import DIANet, Encoded, GaussianDistribution
 from training.datasets import PreparedCase
@@ -137,7 +138,7 @@ def _dice(
 
 def _labels(network: DIANet, encoded: Encoded, latent: GaussianDistribution) -> npt.NDArray[np.int64]:
     output = network.decode(replace(encoded, latent=latent))
-    return np.asarray(output.segmented.mean[0].argmax(0).cpu().numpy())
+    return np.asarray(labels_of_logits(output.segmented.mean[0]).cpu().numpy())
 
 
 def _middle(array: npt.NDArray[np.generic], window: tuple[int, ...]) -> npt.NDArray[np.float32]:

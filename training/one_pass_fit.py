@@ -20,6 +20,7 @@ from torch import Tensor
 
 from DIANetLib.acwi.uncertainty import entropy
 from DIANetLib.errors import InputError
+from DIANetLib.labelling import labels_of
 from DIANetLib.network.one_pass import OnePassHead, OnePassOutput
 from training.one_pass_maps import OnePassCase
 from training.progress import track
@@ -194,7 +195,7 @@ def loss_terms(told: OnePassOutput, case: Tensors, weights: Tensor) -> Tensor:
     most = (case.mean * (1.0 - case.mean)).clamp_min(0.0)
     wanted = (case.variance / most.clamp_min(_TINY)).clamp(0.0, 1.0)
     variance = (most * _cross_entropy(told.variance_logits, wanted)).sum(1)
-    wrong = (told.log_probabilities.argmax(1) != case.labels).float()
+    wrong = (labels_of(told.log_probabilities.exp().movedim(1, 0)) != case.labels).float()
     error = _cross_entropy(told.error_logit, wrong)
     return torch.stack([(weights * term).sum() for term in (likelihood, epistemic, variance, error)])
 

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from DIANetLib.acwi import metrics
 from DIANetLib.acwi.calibration import expected_calibration_error
 from DIANetLib.acwi.error_calibration import ErrorCalibration
+from DIANetLib.labelling import confidence, labels_of
 from DIANetLib.network.one_pass import OnePassHead
 from training.one_pass_fit import Tensors
 from training.summary import statistic
@@ -55,8 +56,8 @@ def case_figures(
     error = told.error[0].cpu().numpy()
     figures: dict[str, float] = {}
     methods: tuple[tuple[str, FloatArray, FloatArray, ErrorCalibration | None], ...] = (
-        ("plain", plain, 1 - plain.max(0), None),
-        ("samples", samples, 1 - samples.max(0), corrections[0]),
+        ("plain", plain, _doubt(plain), None),
+        ("samples", samples, _doubt(samples), corrections[0]),
         ("one_pass", once, error, corrections[1]),
     )
     maps: Mapping[str, Mapping[str, FloatArray]] = {
@@ -65,7 +66,7 @@ def case_figures(
         "one_pass": {"total": total, "epistemic": share},
     }
     for name, p, doubt, correction in methods:
-        answer = p.argmax(0)
+        answer = labels_of(p)
         wrong = answer != true
         doubt = np.clip(doubt, 0.0, 1.0)
         if correction is not None:
@@ -85,15 +86,20 @@ def case_figures(
     figures["correlation variance"] = _correlation(
         variance[1:, mask].ravel(), sampled_variance[1:, mask].ravel()
     )
-    figures["labels changed"] = float((once.argmax(0) != plain.argmax(0))[mask].mean())
+    figures["labels changed"] = float((labels_of(once) != labels_of(plain))[mask].mean())
     return figures
+
+
+def _doubt(probabilities: FloatArray) -> FloatArray:
+    """One less the probability of what each voxel is called, from (K, *S)."""
+    return np.asarray(1 - confidence(probabilities, labels_of(probabilities)))
 
 
 def answers(head: OnePassHead, case: Tensors) -> tuple[FloatArray, npt.NDArray[np.integer[Any]], npt.NDArray]:
     """Error probability, answer, and whether it is wrong, for `training.error_calibration`."""
     with torch.inference_mode():
         told = head(case.features.float(), case.logits)
-    answer = told.log_probabilities[0].argmax(0).cpu().numpy()
+    answer = labels_of(told.log_probabilities[0].exp()).cpu().numpy()
     return told.error[0].cpu().numpy(), answer, answer != case.labels[0].cpu().numpy()
 
 

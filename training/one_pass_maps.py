@@ -25,7 +25,8 @@ from DIANetLib.errors import InputError
 from DIANetLib.inference.grid import for_inference
 from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.sampling import sample_window
-from DIANetLib.inference.sliding_window import plan_windows, whole_window
+from DIANetLib.inference.sliding_window import usual_windows
+from DIANetLib.labelling import labels_of
 from DIANetLib.network import DIANet
 from DIANetLib.network.one_pass import cropped
 from training.config import TrainingConfig
@@ -174,8 +175,8 @@ def _made(
     )
     labels = prepared.labels.reshape(logits.shape[1:])
     answers = labels > 0
-    for likely in (logits, maps.mean_probability):
-        answers = answers | (likely.argmax(0).cpu().numpy() > 0)
+    for likely in (torch.softmax(logits.float(), 0), maps.mean_probability):
+        answers = answers | (labels_of(likely).cpu().numpy() > 0)
     mask = dilated_mask(answers, MARGIN)
     box = _box(dilated_mask(answers, MARGIN + _AROUND))
 
@@ -201,10 +202,9 @@ def _window(
     network: DIANet, case: PreparedCase, config: TrainingConfig
 ) -> tuple[Tensor, tuple[slice, ...], Tensor | None]:
     """The window around the middle of an image, where the image lies in it, and what is available."""
-    divisor, flat = divisors(network.config), network.config.spatial_dims == 2
+    flat = network.config.spatial_dims == 2
     shape: tuple[int, ...] = case.image.shape[1:]
-    whole = whole_window(shape, (1, *config.window_kji[1:]) if flat else config.window_kji, divisor)
-    windows = plan_windows(shape, whole or config.window_kji, divisor)
+    windows = usual_windows(shape, config.window_kji, divisors(network.config), flat=flat)
     if len(windows) != 1:
         raise InputError(
             f"expected cases that fit into one window of {config.window_kji} voxels (k, j, i), got"

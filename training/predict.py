@@ -13,6 +13,7 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from DIANetLib.inference.sliding_window import usual_windows
 from DIANetLib.network import DIANetOutput
 from training.config import TrainingConfig
 
@@ -29,6 +30,9 @@ def predict_mean(
 ) -> npt.NDArray[np.float32]:
     """Probabilities (K, k, j, i) of the mean pass over a prepared image (M, k, j, i).
 
+    A small image is padded no further than the product's engine pads it: instance normalisation counts what
+    lies around (`hippocampus` loses 0.002 to 0.004 of Dice where crops are padded to its whole window).
+
     Args:
         model: in evaluation mode, with a segmentation head.
         image: prepared; a network of two dimensions reads it slice by slice.
@@ -37,7 +41,7 @@ def predict_mean(
     """
     flat = config.network.spatial_dims == 2
     x = _rows(model, image, flat=flat)
-    window = config.window_kji[1:] if flat else config.window_kji
+    window = _window(tuple(x.shape[2:]), config)
     read = _reader(model, available, lambda output: output.segmented.probabilities())
     parts = []
     for rows in x.split(_SLICES):
@@ -106,6 +110,14 @@ def structure_dice(
     overlap, sizes = np.diag(paired), paired.sum(0) + paired.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((2.0 * overlap / sizes)[1:])
+
+
+def _window(shape: tuple[int, ...], config: TrainingConfig) -> tuple[int, ...]:
+    """What is read at once of images (*S), as the engine chooses it."""
+    dims = len(shape)
+    flat, around = dims == 2, (1,) * (3 - dims)
+    divisor = (*around, *(config.network.divisor,) * dims)
+    return usual_windows((*around, *shape), config.window_kji, divisor, flat=flat)[0].padded[-dims:]
 
 
 def _rows(model: nn.Module, image: npt.NDArray[np.float32], *, flat: bool) -> Tensor:

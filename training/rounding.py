@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from DIANetLib.errors import InputError
+from DIANetLib.labelling import labels_of
 from training.datasets import Case, PreparedCase, load_case
 from training.fitted import FittedModel
 from training.predict import predict_classes, predict_mean, structure_dice
@@ -55,7 +56,7 @@ def _dice(fitted: FittedModel, cases: Sequence[PreparedCase], device: torch.devi
         assert case.labels is not None  # only such cases come here
         pair = []
         for network in (full, rounded):
-            labels = predict_mean(network, case.image, fitted.config, case.available).argmax(0)
+            labels = labels_of(predict_mean(network, case.image, fitted.config, case.available))
             scores = structure_dice(labels, case.labels, classes)
             pair.append(1.0 if np.isnan(scores).all() else float(np.nanmean(scores)))
         dice.append(pair)

@@ -24,7 +24,7 @@ from DIANetLib.errors import InputError
 from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.prediction import ModelRef
 from DIANetLib.inference.sampling import sample_generators
-from DIANetLib.inference.sliding_window import plan_windows, whole_window
+from DIANetLib.inference.sliding_window import usual_windows
 from DIANetLib.network import DIANet, DIANetOutput, Encoded, Head
 from DIANetLib.network.one_pass import OnePassHead
 from DIANetLib.operators import ForwardOperator
@@ -259,9 +259,7 @@ def sampled_logits(
     available = None if all(case.available) else torch.tensor([case.available], device=device)
     mask = dilated_mask(case.labels, margin)
     flat = network.config.spatial_dims == 2
-    divisor = divisors(network.config)
-    whole = None if flat else whole_window(case.labels.shape, window, divisor)
-    windows = plan_windows(case.labels.shape, whole or ((1, *window[1:]) if flat else window), divisor)
+    windows = usual_windows(case.labels.shape, window, divisors(network.config), flat=flat)
     rng = np.random.default_rng(seed)
     for part in windows:
         inside = np.flatnonzero(mask[part.slices])

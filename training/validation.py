@@ -16,6 +16,7 @@ import torch
 from monai.metrics import compute_roc_auc
 from torch import nn
 
+from DIANetLib.labelling import labels_of
 from training.config import TrainingConfig
 from training.datasets import PreparedCase
 from training.degrade import degrade, operator_of
@@ -68,7 +69,7 @@ def _dice(config: TrainingConfig, model: nn.Module, cases: Sequence[PreparedCase
     for case in cases:
         if case.labels is None:
             continue
-        labels = predict_mean(model, case.image, config, case.available).argmax(0)
+        labels = labels_of(predict_mean(model, case.image, config, case.available))
         dice = structure_dice(labels, case.labels, config.network.classes)
         scores.append(1.0 if np.isnan(dice).all() else float(np.nanmean(dice)))
     return float(np.mean(scores)) if scores else None

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from DIANetLib.labelling import labels_of
+
 __all__ = ["RunningOverlaps", "pairwise_dice"]
 
 # As in `DIANetLib.acwi.uncertainty`: rows that stay in the cache, yet are shared among threads.
@@ -93,17 +95,18 @@ def pairwise_dice(overlaps: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _most_likely(sample: Tensor) -> Tensor:
-    """Class of the greatest probability (K, V), the first of equals; (V,) uint8."""
+    """What each voxel of probabilities (K, V) is called, by `DIANetLib.labelling`; (V,) uint8."""
     if sample.device.type != "cpu":
         # A GPU prefers few large operations.
-        return sample.argmax(0).to(torch.uint8)
+        return labels_of(sample).to(torch.uint8)
     # Measured: six times faster on CPUs than torch.argmax along the first axis.
     labels = torch.zeros(sample.shape[1], dtype=torch.uint8)
     step = _VALUES_PER_THREAD * torch.get_num_threads()
     for start in range(0, sample.shape[1], step):
         rows, target = sample[:, start : start + step], labels[start : start + step]
-        best = rows[0].clone()
+        best = torch.zeros_like(rows[0])
         for k, row in enumerate(rows[1:], start=1):
             target.masked_fill_(row > best, k)
             torch.maximum(best, row, out=best)
+        target.masked_fill_(rows[0] >= 0.5, 0)
     return labels

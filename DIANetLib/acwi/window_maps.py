@@ -13,6 +13,7 @@ from torch import Tensor
 from DIANetLib.acwi.camera import Weighting, layers_and_scores, untouched, upsampled, weighted
 from DIANetLib.errors import InputError
 from DIANetLib.inference.grid import segmentation_layers
+from DIANetLib.labelling import labels_of_logits
 
 if TYPE_CHECKING:
     from DIANetLib.network import DIANet
@@ -120,7 +121,7 @@ def _weight(logits: Tensor, channel: int, mask: Tensor | None) -> tuple[Tensor, 
     """How much each voxel counts in the score, (*S), and how many do."""
     if mask is not None:
         return mask.to(logits), int(mask.sum())
-    own = logits.argmax(0) == channel
+    own = labels_of_logits(logits) == channel
     if bool(own.any()):
         return own.to(logits), int(own.sum())
     share = torch.log_softmax(logits, 0)[channel]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from DIANetLib.acwi.uncertainty import UncertaintyMaps, entropy
+from DIANetLib.labelling import confidence, labels_of
 from DIANetLib.preprocess import Prepared
 from DIANetLib.resample import resample
 from DIANetLib.volume import Geometry
@@ -76,8 +77,8 @@ def with_belief(maps: UncertaintyMaps, log_odds: npt.NDArray[Any], weight: float
     spread = maps.variance / (before * (1.0 - before)).clamp_min(_TINY)
     error = maps.error
     if error is not None:
-        doubt = (1.0 - before.amax(0)).clamp_min(_TINY)
-        error = (error * (1.0 - pooled.amax(0)) / doubt).clamp(0.0, 1.0)
+        doubt, pooled_doubt = (1.0 - confidence(p, labels_of(p)) for p in (before, pooled))
+        error = (error * pooled_doubt / doubt.clamp_min(_TINY)).clamp(0.0, 1.0)
     return replace(
         maps,
         mean_probability=pooled,

@@ -29,6 +29,7 @@ from DIANetLib.inference.memory import describe_device, resolve_device
 from DIANetLib.inference.meter import Meter
 from DIANetLib.inference.prediction import Box, ModelRef, Prediction, Progress
 from DIANetLib.inference.sampling import check_draws
+from DIANetLib.labelling import labels_of
 from DIANetLib.modalities import assign, missing_sentence
 from DIANetLib.preprocess import Prepared, PreprocessConfig, on_one_grid, prepare
 from DIANetLib.structures import Structure
@@ -397,7 +398,7 @@ class _Run:
         run = self._grid_run(model, prepared, available, 0, 0)
         with self.meter.stage("localise", run.steps):
             mean = self._maps(run).mean_probability.numpy()
-        labels, wanted = mean.argmax(0), [channels[key] for key in spec.structures]
+        labels, wanted = labels_of(mean), [channels[key] for key in spec.structures]
         return Localised(np.isin(labels, wanted), labels > 0, mean[wanted].sum(0), prepared)
 
     def _for_localiser(self, model: Model, volumes: Sequence[Volume]) -> tuple[Volume | None, ...]:

@@ -22,7 +22,15 @@ from torch import Tensor
 from DIANetLib.acwi.pooling import PooledFeatures
 from DIANetLib.acwi.uncertainty import UncertaintyMaps, entropy
 
-__all__ = ["Blend", "Window", "gaussian_weights", "plan_windows", "round_up", "whole_window"]
+__all__ = [
+    "Blend",
+    "Window",
+    "gaussian_weights",
+    "plan_windows",
+    "round_up",
+    "usual_windows",
+    "whole_window",
+]
 
 #: Share of a window that its neighbour sees as well.
 OVERLAP = 0.25
@@ -106,6 +114,23 @@ def plan_windows(
         Window(index, tuple(start for start, _ in spans), size, padded, tuple(part for _, part in spans))
         for index, spans in enumerate(product(*axes))
     )
+
+
+def usual_windows(shape: Sizes, window: Sizes, divisor: Sizes, *, flat: bool = False) -> tuple[Window, ...]:
+    """The windows that the engine reads an image in, where memory allows.
+
+    Args:
+        shape: Voxels of the image (k, j, i).
+        window: The model's own window (k, j, i).
+        divisor: What the network needs sizes to be divisible by (k, j, i).
+        flat: Slice by slice.
+
+    Returns:
+        One window around the whole image if that is not much more than the model's; else as many as cover it.
+    """
+    if flat:
+        return plan_windows(shape, (1, *window[1:]), divisor)
+    return plan_windows(shape, whole_window(shape, window, divisor) or window, divisor)
 
 
 def gaussian_weights(size: Sizes) -> Tensor:

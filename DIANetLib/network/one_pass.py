@@ -12,6 +12,7 @@ Axes: N rows, C decoder features, K classes (background included), *S two or thr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -144,7 +145,8 @@ def cropped(output: SegmentationOutput, where: tuple[slice, ...]) -> Segmentatio
 
 
 def _error_logit(logarithm: Tensor) -> Tensor:
-    """ln((1 - p) / p) of the most probable class, from the logarithms of the probabilities (N, K, *S)."""
-    best = logarithm.amax(dim=1)
+    """ln((1 - p) / p) of what each voxel is called, from the logarithms of the probabilities (N, K, *S)."""
+    background = logarithm[:, 0]  # as in `DIANetLib.labelling`
+    best = torch.where(background >= -math.log(2.0), background, logarithm[:, 1:].amax(dim=1))
     # 1 - p loses its digits where p is almost one, which is most of an image; expm1 keeps them.
     return torch.log((-torch.expm1(best)).clamp_min(torch.finfo(best.dtype).tiny)) - best

@@ -11,6 +11,7 @@ import torch
 from DIANetLib.acwi import agreement
 from DIANetLib.acwi.agreement import RunningOverlaps, pairwise_dice
 from DIANetLib.acwi.metrics import dice
+from DIANetLib.labelling import labels_of
 
 
 def drawn(samples=5, classes=4, shape=(6, 7, 8), seed=0) -> torch.Tensor:
@@ -38,7 +39,7 @@ def test_overlaps_of_two_samples_by_hand():
 
 def test_the_mean_dice_equals_a_loop_over_pairs_of_label_maps():
     samples = drawn()
-    labels = samples.argmax(1).numpy()
+    labels = np.stack([labels_of(sample).numpy() for sample in samples])
     expected = [
         np.mean([dice(a == k, b == k) for a, b in combinations(labels, 2)]) for k in range(samples.shape[1])
     ]
@@ -66,8 +67,8 @@ def test_counts_do_not_depend_on_how_voxels_are_cut(monkeypatch):
     assert torch.equal(overlaps_of(drawn()), whole)
 
 
-def test_equal_probabilities_go_to_the_first_class():
-    assert overlaps_of(torch.full((1, 3, 4), 1 / 3))[:, 0, 0].tolist() == [4, 0, 0]
+def test_equal_probabilities_go_to_the_first_structure():
+    assert overlaps_of(torch.full((1, 3, 4), 1 / 3))[:, 0, 0].tolist() == [0, 4, 0]
 
 
 def test_samples_that_all_lack_a_class_agree_about_it():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from DIANetLib.acwi.explain import explain, gradcam
 from DIANetLib.errors import Cancelled, InputError
+from DIANetLib.labelling import labels_of_logits
 from DIANetLib.network import DIANet, NetworkConfig
 from DIANetLib.preprocess import Box, Prepared, PreprocessConfig, prepare
 from DIANetLib.structures import ANATOMICAL_STRUCTURE, Code, Structure
@@ -59,7 +60,7 @@ def image() -> Tensor:
 def by_hand(model: DIANet, x: Tensor, channel: int) -> Tensor:
     """Equation 30 written out: features times the mean gradient of the structure's mean logit."""
     encoded = model.encode(x)
-    mask = model.decode(encoded).segmented.mean[0].argmax(0) == channel
+    mask = labels_of_logits(model.decode(encoded).segmented.mean[0]) == channel
     leaf = encoded.features.clone().requires_grad_()
     kept: list[Tensor] = []
     handle = model.bottleneck.register_forward_hook(lambda _m, _i, output: kept.append(output))

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from DIANetLib.labelling import confidence, labels_of
 from DIANetLib.network.one_pass import OnePassHead, cropped
 from Testing.network.tiny import config, image, network
 
@@ -36,7 +37,8 @@ def test_a_new_head_gives_the_plain_softmax_and_its_own_doubt_as_error() -> None
     told = OnePassHead(3, 8, 3)(features, logits)
     plain = torch.softmax(logits, 1)
     torch.testing.assert_close(told.probabilities, plain, atol=1e-6, rtol=0)
-    torch.testing.assert_close(told.error, 1 - plain.amax(1), atol=1e-6, rtol=1e-5)
+    doubt = torch.stack([1 - confidence(p, labels_of(p)) for p in plain])
+    torch.testing.assert_close(told.error, doubt, atol=1e-6, rtol=1e-5)
     share = 1 / (1 + math.exp(3.0))
     torch.testing.assert_close(told.epistemic_share, torch.full_like(told.epistemic_share, share))
     torch.testing.assert_close(told.variance, plain * (1 - plain) * share, atol=1e-6, rtol=0)
