@@ -10,7 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class Conv3d(nn.Conv3d):
+    """A convolution that single images do not make slow on CPUs.
+
+    Of a batch of one with at most 20,480 values a row (channels x k x j, which coarse scales of a crop stay
+    below) PyTorch keeps oneDNN out and takes a kernel up to five times as slow (`ConvParams::use_mkldnn` in ATen's
+    Convolution.cpp). A pass over a crop of 40 x 56 x 40 takes 1.5 to 1.8 times as long with it
+    (`Testing/benchmarks/single_image.py`). With gradients PyTorch chooses.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, *S) -> (N, outputs, *S')."""
+        if _declined(x):
+            assert not isinstance(self.padding, str)  # conv() gives numbers; for the type checker
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
+        return super().forward(x)
+
+
+def _declined(x: Tensor) -> bool:
+    """Whether PyTorch would not give an image to oneDNN that may as well have it."""
+    return (
+        len(x) == 1
+        and x.dtype is torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+_CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,

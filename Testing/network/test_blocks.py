@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DIANetLib.network.blocks import ConvBlock, InstanceNorm, ResidualBlock
+from DIANetLib.network.blocks import Conv3d, ConvBlock, InstanceNorm, ResidualBlock
 from DIANetLib.network.heads import DecoderScale
 from DIANetLib.network.noise import RandomSource
 from Testing.network.tiny import generators
@@ -32,6 +32,29 @@ def oracle(norm: InstanceNorm, x: Tensor) -> Tensor:
     reference.load_state_dict(norm.state_dict())
     result: Tensor = reference(x.double())
     return result.float()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+def test_a_single_image_goes_through_onednn_to_the_same_numbers(
+    stride: int, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small enough that PyTorch itself would not take it."""
+    layer = Conv3d(5, 7, 3, stride=stride, padding=1)
+    x = torch.randn(1, 5, 6, 8, 10)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
+    expected = F.conv3d(x.double(), layer.weight.double(), layer.bias.double(), stride, 1).float()
+    direct, calls = torch.mkldnn_convolution, []
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *given: calls.append(1) or direct(*given))
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert not calls  # PyTorch's own differentiates
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+        assert len(calls) == 1
+        layer(x.repeat(2, 1, 1, 1, 1))
+        assert len(calls) == 1  # PyTorch itself takes two at once to oneDNN
 
 
 @pytest.mark.parametrize("shape", SHAPES)
