@@ -60,9 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     network = for_inference(model.network("cpu"), torch.device("cpu"))
     x = torch.randn((1, len(model.modalities), *given.voxels), generator=torch.Generator().manual_seed(0))
     ours, theirs = compare(network, x, given.repeats)
-    print(
-        f"{given.model}, {' x '.join(map(str, given.voxels))}, {given.threads} thread(s), {given.repeats} rounds"
-    )
+    size = " x ".join(map(str, given.voxels))
+    print(f"{given.model}, {size}, {given.threads} thread(s), {given.repeats} rounds")
     print(f"ours {ours:.3f} s, PyTorch's choice {theirs:.3f} s: {theirs / ours:.2f} times as long")
     return 0
 
