@@ -15,9 +15,9 @@ class Conv3d(nn.Conv3d):
     """A convolution that single images do not make slow on CPUs.
 
     Of a batch of one with at most 20,480 values a row (channels x k x j, which coarse scales of a crop stay
-    below) PyTorch keeps oneDNN out and takes a kernel up to five times as slow (`ConvParams::use_mkldnn` in ATen's
-    Convolution.cpp). A pass over a crop of 40 x 56 x 40 takes 1.5 to 1.8 times as long with it
-    (`Testing/benchmarks/single_image.py`). With gradients PyTorch chooses.
+    below) PyTorch keeps oneDNN out and takes a kernel up to five times as slow (`ConvParams::use_mkldnn` in
+    ATen's Convolution.cpp). What a whole pass costs with that: `Testing/benchmarks/single_image.py`. With
+    gradients PyTorch chooses.
     """
 
     def forward(self, x: Tensor) -> Tensor:
