@@ -26,11 +26,11 @@ SMOOTHING_VOXELS = 2.0
 
 
 def default_layers(model: DIANet) -> tuple[str, ...]:
-    """The layers whose maps are put together where none is named, coarsest first.
+    """The layers whose maps are put together where none is named, as the image passes them.
 
-    The bottleneck tells what around a structure matters, the decoder's scales ever more exactly where it is.
-    The finest one alone would show the segmentation over again: the logits of a place are made of nothing but
-    its features.
+    The encoder's finest scale tells what in the image speaks for a structure, along whatever way it takes
+    through the network; the decoder's finest one where the structure is. The latter alone would show the
+    segmentation over again: the logits of a place are made of nothing but its features.
 
     Raises:
         InputError: The network names no layers.
@@ -38,8 +38,9 @@ def default_layers(model: DIANet) -> tuple[str, ...]:
     layers = segmentation_layers(model)
     if not layers:
         raise InputError("expected a network with layers to explain it at, got one that names none.")
+    encoder = [name for name in layers if name.startswith("encoder.stages.")]
     decoder = [name for name in layers if name.startswith("segmentation.scales.")]
-    return (layers[0], *decoder)
+    return (*encoder[:1], *decoder[-1:]) or layers[:1]
 
 
 def scaled(values: Tensor) -> Tensor:

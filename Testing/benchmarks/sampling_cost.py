@@ -39,7 +39,9 @@ from DIANetLib.network import DIANet, NetworkConfig
 from DIANetLib.network.one_pass import OnePassHead
 
 #: The network of training/configs/hippocampus.yaml, and its window (k, j, i).
-HIPPOCAMPUS = NetworkConfig(classes=3, widths=(32, 64, 128, 160), blocks=(1, 1, 1, 1), strides=(2, 2, 2))
+HIPPOCAMPUS = NetworkConfig(
+    classes=3, widths=(16, 32, 96, 128), blocks=(1, 1, 1, 1), strides=(2, 2, 2), latent=None
+)
 HIPPOCAMPUS_WINDOW = (48, 64, 48)
 
 

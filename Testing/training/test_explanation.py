@@ -222,7 +222,7 @@ def test_the_command_measures_held_out_cases_and_goes_on_where_it_stopped(
     out = folder.parent / "out" / "explanations"
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert len(summary["cases"]) == 2
-    assert summary["layers"] == ["bottleneck", "segmentation.scales.0"]
+    assert summary["layers"] == ["encoder.stages.0", "segmentation.scales.0"]
     assert summary["cascade"]["ours"]["ssim all own"]["n"] == 1
     assert summary["perturbation_differences"]["ours"]["deletion"]["nearness"]["n"] == 1
     assert set(summary["passed"]["ours"]) == set(GATES)
