@@ -81,9 +81,13 @@ def measure(
     repeats: int,
     temperature: float = 1.0,
     head: OnePassHead | None = None,
+    mirrored: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Cost:
-    """Time all sides alternately on a window (1, M, *S), after one unmeasured round of each."""
+    """Time all sides alternately on a window (1, M, *S), after one unmeasured round of each.
+
+    Samples are mirrored, every other one, where the model's are.
+    """
     config = network.config
     reader = (
         OnePassHead(config.spatial_dims, config.widths[0], config.classes).to(x.device).eval()
@@ -98,7 +102,7 @@ def measure(
             output.segmented.probabilities(temperature)
 
     def sampled() -> None:
-        sample_window(network, x, samples=samples, batch=batch, temperature=temperature)
+        sample_window(network, x, samples=samples, batch=batch, temperature=temperature, mirrored=mirrored)
 
     def one_pass() -> None:
         sample_window(network, x, samples=0, temperature=temperature, head=reader)
@@ -133,11 +137,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.model == "random":
         torch.manual_seed(0)
         network, window, name = DIANet(HIPPOCAMPUS).to(device), HIPPOCAMPUS_WINDOW, "random weights"
-        head = None
+        head, mirrored = None, False
     else:
         model = load_bundle(options.model)
         network, window, name = model.network(device), model.window[::-1], model.name
-        head = model.one_pass_head(device)
+        head, mirrored = model.one_pass_head(device), model.mirror_samples
     network = for_inference(network, device)
     plan = make_plan(network.config, window, window, device, samples=options.samples, free_bytes=None)
     size = plan.window if network.config.spatial_dims == 3 else plan.window[1:]
@@ -151,13 +155,14 @@ def main(argv: list[str] | None = None) -> int:
         batch=plan.batch,
         repeats=options.repeats,
         head=head,
+        mirrored=mirrored,
         clock=time.process_time if options.cpu_time else time.perf_counter,
     )
 
     print(f"{name}: window {' × '.join(map(str, size))}, {describe_device(device)}, ", end="")
     print(f"{torch.get_num_threads()} threads, median of {options.repeats}")
     print(f"one plain pass          {cost.plain_s:8.3f} s")
-    print(f"{cost.samples:3d} samples, all maps   {cost.sampled_s:8.3f} s")
+    print(f"{cost.samples:3d} samples, all maps   {cost.sampled_s:8.3f} s{', mirrored' if mirrored else ''}")
     print(f"ratio                   {cost.ratio:8.2f}")
     print(f"one pass, all maps      {cost.one_pass_s:8.3f} s")
     print(f"ratio                   {cost.one_pass_ratio:8.2f}")
