@@ -183,12 +183,13 @@ class _SinglePath(nn.Module):
 
         hook = paths.register_forward_pre_hook(keep)
         try:
-            self.network(x, available=available)
+            output: DIANetOutput = self.network(x, available=available)
         finally:
             hook.remove()
         mode = "bilinear" if x.ndim == 4 else "trilinear"
         logits = nn.functional.interpolate(seen[0].float(), x.shape[2:], mode=mode, align_corners=False)
-        return DIANetOutput(SegmentationOutput(logits))
+        # The noise stays: whether a voxel is background depends on how sure its logits are.
+        return DIANetOutput(SegmentationOutput(logits, output.segmented.log_variance))
 
 
 def _spacing(case: PreparedCase, axis: int) -> float:

@@ -21,7 +21,7 @@ from Testing.training.tiny import write_config
 from training.__main__ import main
 from training.checkpoint import load_checkpoint
 
-QUICK = {"optimiser__steps": 40, "validate_every": 20, "about": {"attribution": "Balls by nobody."}}
+QUICK = {"optimiser__steps": 60, "validate_every": 20, "about": {"attribution": "Balls by nobody."}}
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ class TestEvaluating:
         assert summary["figures"]["dice"]["mean"] > 0.6
         assert summary["samples"] == 3
         assert 0.2 <= summary["temperature"] <= 5
-        assert summary["step"] == 40
+        assert summary["step"] == 60
         assert len(summary["weights_sha256"]) == 64
         assert summary["command"].startswith("python -m training evaluate")
         assert summary["versions"]["torch"] == torch.__version__
@@ -139,7 +139,7 @@ class TestExporting:
         assert section.figures["float16"]["within_tolerance"]
         assert section.training["held_out"] == summary["held_out"]
         assert section.training["weights_sha256"] == summary["weights_sha256"]
-        assert (section.training["steps"], section.training["seed"]) == (40, 1)
+        assert (section.training["steps"], section.training["seed"]) == (60, 1)
         assert [part.key for part in model.structures] == ["front", "back"]
         licence = (folder / "LICENSE").read_text()
         assert "Creative Commons Attribution-ShareAlike 4.0" in licence

@@ -45,7 +45,7 @@ def _short_series():
 def judged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with c.yaml, the fit out/ that was evaluated, and its quality."""
     folder = tmp_path_factory.mktemp("quality")
-    write_config(folder / "c.yaml", optimiser__steps=40, validate_every=20)
+    write_config(folder / "c.yaml", optimiser__steps=60, validate_every=20)
     arguments = common(folder / "c.yaml", data, folder / "out")
     assert main(["fit", *arguments, "--device", "cpu"]) == 0
     assert main(["evaluate", *arguments, "--samples", "3", "--device", "cpu"]) == 0
