@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["inference_config"]
 
+_IMPORTS = ["$import pathlib", "$import torch", "$from DIANetLib.bundle import load_bundle"]
+
 
 def inference_config(section: DianetSection) -> dict[str, Any]:
     """What `configs/inference.json` holds.
@@ -26,12 +28,7 @@ def inference_config(section: DianetSection) -> dict[str, Any]:
     """
     keys = [modality.name for modality in section.modalities]
     config = {
-        "imports": [
-            "$import pathlib",
-            "$import torch",
-            "$from DIANetLib.bundle import load_bundle",
-            "$from DIANetLib.labelling import labels_of_logits",
-        ],
+        "imports": _IMPORTS,
         "bundle_root": ".",
         "inputs": {key: f"{key}.nii.gz" for key in keys},
         "output_dir": "$@bundle_root + '/eval'",
@@ -50,11 +47,8 @@ def inference_config(section: DianetSection) -> dict[str, Any]:
 def _labels(section: DianetSection, keys: list[str]) -> dict[str, Any]:
     window, sides = (list(section.window[:2]), "1:3") if _flat(section) else (list(section.window), "1:")
     # As DIANet's own engine: small images are padded to what the network needs, not to the whole window.
-    divisor = section.network_config().divisor
-    roi = (
-        f"$[min(w, max(2, -(-n // {divisor})) * {divisor})"
-        f" for w, n in zip({window}, @prepared['image'].shape[{sides}])]"
-    )
+    padded = f"min(w, round_up(n, {section.network_config().divisor}))"
+    roi = f"$[{padded} for w, n in zip({window}, @prepared['image'].shape[{sides}])]"
     blended = {"roi_size": roi, "overlap": 0.5, "mode": "gaussian"}
     if _flat(section):
         inferer = _target("SliceInferer", spatial_dim=2, **blended)
@@ -65,6 +59,11 @@ def _labels(section: DianetSection, keys: list[str]) -> dict[str, Any]:
         "Invertd", keys="pred", transform="@preprocessing", orig_keys=keys[0], nearest_interp=True
     )
     return {
+        "imports": [
+            *_IMPORTS,
+            "$from DIANetLib.inference.sliding_window import round_up",
+            "$from DIANetLib.labelling import labels_of_logits",
+        ],
         "predictor": f"$lambda x: @network(x{swap}).segmented.mean{swap}",
         "inferer": inferer,
         "postprocessing": _target("Compose", transforms=[inverse, _saved()]),

@@ -18,7 +18,7 @@ from torch import Tensor
 from DIANetLib.errors import InputError
 from DIANetLib.inference.memory import divisors
 from DIANetLib.inference.sampling import sample_generators
-from DIANetLib.inference.sliding_window import Window, plan_windows, whole_window
+from DIANetLib.inference.sliding_window import Window, usual_windows
 from DIANetLib.network import DIANet, Encoded, SegmentationOutput
 
 #: The weights that are shipped; others go by the names of their fits.
@@ -55,15 +55,14 @@ def one_window(network: DIANet, shape: tuple[int, ...], window: tuple[int, ...],
     Raises:
         InputError: it needs several.
     """
-    divisor = divisors(network.config)
-    whole = whole_window(shape, window, divisor) if network.config.spatial_dims == 3 else None
-    if whole is None:
+    windows = usual_windows(shape, window, divisors(network.config))
+    if network.config.spatial_dims != 3 or len(windows) != 1:
         raise InputError(
             f"expected cases that a network of three dimensions reads at once, got {name} of {shape} voxels"
             f" for windows of {window}.",
             remedy="Give a model and data of crops, such as hippocampus.",
         )
-    return plan_windows(shape, whole, divisor)[0]
+    return windows[0]
 
 
 def run_passes(

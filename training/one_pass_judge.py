@@ -55,9 +55,9 @@ def case_figures(
     share = total * told.epistemic_share[0].cpu().numpy()
     error = told.error[0].cpu().numpy()
     figures: dict[str, float] = {}
-    methods: tuple[tuple[str, FloatArray, FloatArray, ErrorCalibration | None], ...] = (
-        ("plain", plain, _doubt(plain), None),
-        ("samples", samples, _doubt(samples), corrections[0]),
+    methods: tuple[tuple[str, FloatArray, FloatArray | None, ErrorCalibration | None], ...] = (
+        ("plain", plain, None, None),
+        ("samples", samples, None, corrections[0]),
         ("one_pass", once, error, corrections[1]),
     )
     maps: Mapping[str, Mapping[str, FloatArray]] = {
@@ -65,10 +65,10 @@ def case_figures(
         "samples": {"total": sampled, "epistemic": epistemic},
         "one_pass": {"total": total, "epistemic": share},
     }
-    for name, p, doubt, correction in methods:
+    for name, p, told_error, correction in methods:
         answer = labels_of(p)
         wrong = answer != true
-        doubt = np.clip(doubt, 0.0, 1.0)
+        doubt = np.clip(1 - confidence(p, answer) if told_error is None else told_error, 0.0, 1.0)
         if correction is not None:
             doubt = correction.apply(doubt, answer)
         for kind, values in {**maps[name], "error": doubt}.items():
@@ -88,11 +88,6 @@ def case_figures(
     )
     figures["labels changed"] = float((labels_of(once) != labels_of(plain))[mask].mean())
     return figures
-
-
-def _doubt(probabilities: FloatArray) -> FloatArray:
-    """One less the probability of what each voxel is called, from (K, *S)."""
-    return np.asarray(1 - confidence(probabilities, labels_of(probabilities)))
 
 
 def answers(head: OnePassHead, case: Tensors) -> tuple[FloatArray, npt.NDArray[np.integer[Any]], npt.NDArray]:

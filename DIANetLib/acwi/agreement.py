@@ -46,7 +46,7 @@ class RunningOverlaps:
         """Add N samples (N, K, *S); those after the first 32 are not compared."""
         for sample in probabilities[: _COMPARED - len(self._labels)]:
             part = sample[(slice(None), *self.counted)]
-            self._labels.append(_most_likely(part.reshape(self.classes, -1)))
+            self._labels.append(_called(part.reshape(self.classes, -1)))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
@@ -94,7 +94,7 @@ def pairwise_dice(overlaps: Tensor) -> npt.NDArray[np.float64]:
     return np.asarray(dice[:, pairs[0], pairs[1]].mean(axis=1))
 
 
-def _most_likely(sample: Tensor) -> Tensor:
+def _called(sample: Tensor) -> Tensor:
     """What each voxel of probabilities (K, V) is called, by `DIANetLib.labelling`; (V,) uint8."""
     if sample.device.type != "cpu":
         # A GPU prefers few large operations.
