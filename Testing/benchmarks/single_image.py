@@ -22,6 +22,7 @@ if not __package__:  # run as a file: the repository is not on the path then
 import torch
 
 from DIANetLib.bundle import load_bundle
+from DIANetLib.errors import DIANetError
 from DIANetLib.inference.grid import for_inference
 from DIANetLib.network import DIANet, blocks
 
@@ -56,10 +57,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
-    model = load_bundle(given.model)
-    network = for_inference(model.network("cpu"), torch.device("cpu"))
-    x = torch.randn((1, len(model.modalities), *given.voxels), generator=torch.Generator().manual_seed(0))
-    ours, theirs = compare(network, x, given.repeats)
+    try:
+        model = load_bundle(given.model)
+        network = for_inference(model.network("cpu"), torch.device("cpu"))
+        x = torch.randn((1, len(model.modalities), *given.voxels), generator=torch.Generator().manual_seed(0))
+        ours, theirs = compare(network, x, given.repeats)
+    except DIANetError as error:
+        print(f"single_image: error: {error}", file=sys.stderr)
+        return 2
     size = " x ".join(map(str, given.voxels))
     print(f"{given.model}, {size}, {given.threads} thread(s), {given.repeats} rounds")
     print(f"ours {ours:.3f} s, PyTorch's choice {theirs:.3f} s: {theirs / ours:.2f} times as long")

@@ -22,3 +22,16 @@ def test_both_ways_are_timed_in_turn(
     assert single_image.main(["hippocampus", "--voxels", "8", "8", "8", "--repeats", "2"]) == 0
     assert taken == [True, False] * 3
     assert "1.50 times as long" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["nosuch"], "no model 'nosuch'"), (["--voxels", "41", "56", "40"], "divisible by 8")],
+)
+def test_what_cannot_be_measured_is_told_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert single_image.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("single_image: error: ")
+    assert sentence in told
